@@ -1,0 +1,41 @@
+# Everything that is not ours, as targets. A missing package is named with what installs it; nothing is downloaded here.
+function(qkr_need package debian)
+  find_package(${package} QUIET ${ARGN})
+  if(NOT ${package}_FOUND)
+    message(FATAL_ERROR "${package} is missing: apt-get install ${debian} (or run `make deps`)")
+  endif()
+endfunction()
+
+find_package(Threads REQUIRED)
+qkr_need(nlohmann_json nlohmann-json3-dev)
+qkr_need(CLI11 libcli11-dev)
+qkr_need(yaml-cpp libyaml-cpp-dev)
+set(OPENSSL_USE_STATIC_LIBS ON)
+qkr_need(OpenSSL libssl-dev)
+
+# The static archive, so that a binary built here runs where another yaml-cpp is installed.
+find_library(QKR_YAML_CPP_ARCHIVE NAMES libyaml-cpp.a)
+if(QKR_YAML_CPP_ARCHIVE)
+  add_library(qkr_yaml STATIC IMPORTED GLOBAL)
+  set_target_properties(qkr_yaml PROPERTIES IMPORTED_LOCATION ${QKR_YAML_CPP_ARCHIVE})
+else()
+  add_library(qkr_yaml INTERFACE)
+  target_link_libraries(qkr_yaml INTERFACE yaml-cpp)
+endif()
+
+# Torch as a system include. libtorch_cuda is found by the loader; nothing of ours refers to it but ops.
+add_library(qkr_torch INTERFACE)
+target_include_directories(qkr_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
+target_link_libraries(qkr_torch INTERFACE ${TORCH_LIBRARIES})
+target_compile_options(qkr_torch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-unused-parameter>)
+
+file(WRITE ${PROJECT_BINARY_DIR}/pch/empty.cpp "namespace qkr {}\n")
+add_library(qkr_pch OBJECT ${PROJECT_BINARY_DIR}/pch/empty.cpp)
+target_link_libraries(qkr_pch PUBLIC qkr_torch)
+target_compile_options(qkr_pch PRIVATE ${QKR_WARNINGS})
+target_precompile_headers(qkr_pch PRIVATE
+  <torch/types.h> <torch/csrc/autograd/custom_function.h> <torch/library.h> <nlohmann/json.hpp>
+  <algorithm> <cmath> <filesystem> <functional> <map> <optional> <string> <vector>)
+set(CMAKE_BUILD_RPATH ${QKR_TORCH_DIR}/lib)
+file(GLOB nvidia_libs ${QKR_SITE_DIR}/nvidia/*/lib)
+list(APPEND CMAKE_BUILD_RPATH ${nvidia_libs})

@@ -1,0 +1,230 @@
+// What a run is: one struct a section, every default in its place, one visit() each. Parsing, --set, --help-config,
+// --dump-config and the checks all walk these lists, so a key cannot exist in one and be missing in another.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace qkr {
+
+// What a value must satisfy beyond its type.
+struct Rule {
+  std::vector<std::string> one_of = {};  // strings and string lists: the allowed words; empty: any
+  double min = -std::numeric_limits<double>::infinity();
+  double max = std::numeric_limits<double>::infinity();
+  bool min_open = false;  // value > min rather than >=
+  bool required = false;  // a string or list that may not stay empty
+};
+
+struct ModelConfigSection {
+  std::string path;
+  std::string init = "checkpoint";
+  std::string dtype = "bfloat16";
+  std::string device = "auto";
+  std::string attn_logits_scaling = "checkpoint";
+  std::string chat_template;
+  bool allow_slow = false;
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("path", path, "Hugging Face model folder: config.json, safetensors, tokenizer.json", Rule{.required = true});
+    field("init", init, "checkpoint: read the weights; random: N(0, initializer_range) from train.seed, config.json and tokenizer only",
+          Rule{.one_of = {"checkpoint", "random"}});
+    field("dtype", dtype, "weights and activations; bfloat16 keeps an exact fp32 master (16 more bits) in the optimizer",
+          Rule{.one_of = {"bfloat16", "float32"}});
+    field("device", device, "auto: the first GPU if there is one", Rule{.one_of = {"auto", "cpu", "cuda"}});
+    field("attn_logits_scaling", attn_logits_scaling,
+          "HypeNet: checkpoint (as config.json says), null (off), \"hype A\", or a factor such as 2.0; recorded in the output's config.json");
+    field("chat_template", chat_template, "Jinja file to use instead of the folder's own template (needed where it has none)");
+    field("allow_slow", allow_slow, "let a GPU run use the composite where a kernel exists for other shapes");
+  }
+};
+
+struct DataConfigSection {
+  std::vector<std::string> train;
+  std::string format = "messages";
+  std::string prompt_field = "prompt";
+  std::string completion_field = "completion";
+  std::string text_field = "text";
+  int64_t max_length = 8192;
+  bool packing = true;
+  std::string over_length = "drop";
+  std::string no_label = "error";
+  int64_t limit = 0;
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("train", train, "JSON-lines files", Rule{.required = true});
+    field("format", format, "messages: conversations; prompt_completion: two fields; text: every token is trained",
+          Rule{.one_of = {"messages", "prompt_completion", "text"}});
+    field("prompt_field", prompt_field, "prompt_completion: the field that is not trained (GSM8K: question)");
+    field("completion_field", completion_field, "prompt_completion: the field that is trained, end of turn included (GSM8K: answer)");
+    field("text_field", text_field, "text: the field");
+    field("max_length", max_length, "tokens in a packed row, and the longest sample", Rule{.min = 2});
+    field("packing", packing, "first-fit by length into rows of max_length; every mixer resets at a sample's start");
+    field("over_length", over_length, "a sample longer than max_length: drop it, truncate it (its end-of-turn token stays), or error",
+          Rule{.one_of = {"drop", "truncate", "error"}});
+    field("no_label", no_label, "a sample in which no token is trained: error, or drop", Rule{.one_of = {"error", "drop"}});
+    field("limit", limit, "use the first rows only; 0: all", Rule{.min = 0});
+  }
+};
+
+struct TrainConfigSection {
+  double epochs = 1;
+  int64_t max_steps = 0;
+  int64_t tokens_per_step = 65536;
+  int64_t micro_batch_tokens = 0;
+  int64_t seed = 1;
+  std::string checkpoint_activations = "none";
+  bool shuffle = true;
+  bool freeze_qk = false;
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("epochs", epochs, "passes over the data", Rule{.min = 0, .min_open = true});
+    field("max_steps", max_steps, "stop after this many optimizer steps; 0: epochs decide", Rule{.min = 0});
+    field("tokens_per_step", tokens_per_step, "tokens (labelled or not) that one optimizer step accumulates, at most; one row at least",
+          Rule{.min = 1});
+    field("micro_batch_tokens", micro_batch_tokens, "tokens of one forward and backward; 0: data.max_length", Rule{.min = 0});
+    field("seed", seed, "of the shuffle and of init: random", Rule{.min = 0});
+    field("checkpoint_activations", checkpoint_activations, "block: keep one hidden state a block and compute the rest again",
+          Rule{.one_of = {"none", "block"}});
+    field("shuffle", shuffle, "a new order of the packed rows each epoch");
+    field("freeze_qk", freeze_qk, "control: W_Q and W_K of the softmax layers get no update");
+  }
+};
+
+struct OptimConfigSection {
+  double lr = 1.0e-5;
+  std::string schedule = "cosine";
+  double min_lr_ratio = 0.0;
+  double warmup = 0.03;
+  double weight_decay = 0.0;
+  double clip_norm = 1.0;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1.0e-8;
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("lr", lr, "peak learning rate", Rule{.min = 0});
+    field("schedule", schedule, "after the warm-up", Rule{.one_of = {"cosine", "linear", "constant"}});
+    field("min_lr_ratio", min_lr_ratio, "cosine and linear end at lr times this", Rule{.min = 0, .max = 1});
+    field("warmup", warmup, "below 1: share of all steps; from 1 on: steps", Rule{.min = 0});
+    field("weight_decay", weight_decay, "decoupled; never on one-dimensional weights", Rule{.min = 0});
+    field("clip_norm", clip_norm, "largest global gradient norm; 0: no clipping", Rule{.min = 0});
+    field("beta1", beta1, "AdamW", Rule{.min = 0, .max = 0.9999999});
+    field("beta2", beta2, "AdamW", Rule{.min = 0, .max = 0.9999999});
+    field("eps", eps, "AdamW", Rule{.min = 0, .min_open = true});
+  }
+};
+
+struct RestoreConfigSection {
+  std::string method = "none";
+  std::string layers = "softmax";
+  std::string parts = "qk";
+  std::string at = "end";
+  double anchor = 1.0e-2;
+  bool biases = true;
+  bool qk_norm = false;
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("method", method, "none; plain: W_Q, W_K as they were; procrustes: W_pre R, R the rotation nearest to what SFT did",
+          Rule{.one_of = {"none", "plain", "procrustes"}});
+    field("layers", layers, "softmax: the layers that config.json calls softmax", Rule{.one_of = {"softmax"}});
+    field("parts", parts, "qk: W_Q and W_K", Rule{.one_of = {"qk"}});
+    field("at", at, "end: after the last step", Rule{.one_of = {"end"}});
+    field("anchor", anchor, "procrustes: pull towards R = I, mu = anchor * mean |diag(W_pre^T W_post)|; 0: none, large: plain",
+          Rule{.min = 0});
+    field("biases", biases, "q and k biases go back with their weights (unrotated)");
+    field("qk_norm", qk_norm, "q_norm and k_norm gains go back too");
+  }
+};
+
+struct ProbeConfigSection {
+  std::vector<std::string> tasks = {"niah_single_1", "niah_single_2", "niah_single_3"};
+  std::vector<int64_t> lengths;
+  int64_t samples = 50;
+  std::vector<std::string> at = {"start", "end", "restored"};
+  int64_t every = 0;
+  std::string reading = "generate";
+  std::string mode = "base";
+  std::string haystack;
+  int64_t max_new_tokens = 128;
+  int64_t seed = 42;
+  int64_t prefill_chunk = 32768;
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("tasks", tasks, "RULER needle tasks", Rule{.one_of = {"niah_single_1", "niah_single_2", "niah_single_3"}});
+    field("lengths", lengths, "prompt lengths in tokens, the 128 new ones included; empty: no probe", Rule{.min = 64});
+    field("samples", samples, "prompts a cell (task x length), the same ones at every measurement", Rule{.min = 1});
+    field("at", at, "when to measure", Rule{.one_of = {"start", "end", "restored"}});
+    field("every", every, "also every so many steps; 0: not", Rule{.min = 0});
+    field("reading", reading, "generate: greedy decode, string match (RULER's score)", Rule{.one_of = {"generate"}});
+    field("mode", mode, "base: prompt and answer prefix as raw text", Rule{.one_of = {"base"}});
+    field("haystack", haystack, "text file for niah_single_2 and 3; its digest is recorded");
+    field("max_new_tokens", max_new_tokens, "RULER: 128", Rule{.min = 1});
+    field("seed", seed, "of keys, values and depths", Rule{.min = 0});
+    field("prefill_chunk", prefill_chunk, "tokens of one prefill call: bounds the memory", Rule{.min = 1});
+  }
+};
+
+struct CheckpointConfigSection {
+  int64_t every = 0;
+  int64_t keep = 2;
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("every", every, "steps between checkpoints; 0: only when a signal stops the run", Rule{.min = 0});
+    field("keep", keep, "the newest so many stay", Rule{.min = 1});
+  }
+};
+
+struct LogConfigSection {
+  int64_t every = 1;
+  bool tensorboard = true;
+  std::string progress = "auto";
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("every", every, "steps between lines", Rule{.min = 1});
+    field("tensorboard", tensorboard, "event files beside log.jsonl");
+    field("progress", progress, "progress bar; auto: where the terminal is one", Rule{.one_of = {"auto", "on", "off"}});
+  }
+};
+
+struct RunConfig {
+  ModelConfigSection model;
+  DataConfigSection data;
+  TrainConfigSection train;
+  OptimConfigSection optim;
+  RestoreConfigSection qk_restore;
+  ProbeConfigSection probe;
+  CheckpointConfigSection checkpoint;
+  LogConfigSection log;
+  std::string output;
+  bool save_sft_model = false;
+
+  // section(name, struct) for every section, then field(...) for the keys that stand at the top.
+  template <class SectionVisitor, class FieldVisitor>
+  void visit(SectionVisitor&& section, FieldVisitor&& field) {
+    section("model", model);
+    section("data", data);
+    section("train", train);
+    section("optim", optim);
+    section("qk_restore", qk_restore);
+    section("probe", probe);
+    section("checkpoint", checkpoint);
+    section("log", log);
+    field("output", output, "the run's folder; must be new, or hold this run's checkpoints with --resume", Rule{.required = true});
+    field("save_sft_model", save_sft_model, "also write the tuned model before the restore, as model-sft/");
+  }
+};
+
+}  // namespace qkr
