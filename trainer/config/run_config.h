@@ -18,6 +18,7 @@ struct Rule {
   double max = std::numeric_limits<double>::infinity();
   bool min_open = false;  // value > min rather than >=
   bool required = false;  // a string or list that may not stay empty
+  bool logits_scaling = false;  // a string, but written as null, checkpoint, "hype A" or a factor with a decimal point
 };
 
 struct ModelConfigSection {
@@ -38,7 +39,8 @@ struct ModelConfigSection {
           Rule{.one_of = {"bfloat16", "float32"}});
     field("device", device, "auto: the first GPU if there is one", Rule{.one_of = {"auto", "cpu", "cuda"}});
     field("attn_logits_scaling", attn_logits_scaling,
-          "HypeNet: checkpoint (as config.json says), null (off), \"hype A\", or a factor such as 2.0; recorded in the output's config.json");
+          "HypeNet: checkpoint (as config.json says), null (off), \"hype A\", or a factor such as 2.0; recorded in the output's config.json",
+          Rule{.logits_scaling = true});
     field("chat_template", chat_template, "Jinja file to use instead of the folder's own template (needed where it has none)");
     field("allow_slow", allow_slow, "let a GPU run use the composite where a kernel exists for other shapes");
   }
@@ -49,6 +51,8 @@ struct DataConfigSection {
   std::string format = "messages";
   std::string prompt_field = "prompt";
   std::string completion_field = "completion";
+  std::string prompt_template = "none";
+  std::string separator;
   std::string text_field = "text";
   int64_t max_length = 8192;
   bool packing = true;
@@ -63,6 +67,10 @@ struct DataConfigSection {
           Rule{.one_of = {"messages", "prompt_completion", "text"}});
     field("prompt_field", prompt_field, "prompt_completion: the field that is not trained (GSM8K: question)");
     field("completion_field", completion_field, "prompt_completion: the field that is trained, end of turn included (GSM8K: answer)");
+    field("prompt_template", prompt_template,
+          "prompt_completion: none (raw text, then the end-of-text token) or chat (a user and an assistant turn in the model's template)",
+          Rule{.one_of = {"none", "chat"}});
+    field("separator", separator, "prompt_completion, raw: stands between prompt and completion, not trained (GSM8K: \"\\n\")");
     field("text_field", text_field, "text: the field");
     field("max_length", max_length, "tokens in a packed row, and the longest sample", Rule{.min = 2});
     field("packing", packing, "first-fit by length into rows of max_length; every mixer resets at a sample's start");

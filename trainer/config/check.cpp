@@ -1,0 +1,97 @@
+#include "trainer/config/check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <set>
+
+#include "trainer/config/fields.h"
+#include "trainer/config/parse.h"
+#include "trainer/core/error.h"
+#include "trainer/core/text.h"
+
+namespace qkr {
+namespace {
+
+using Found = std::vector<Contradiction>;
+
+void check_data(const DataConfigSection& data, Found& found) {
+  if (data.format == "prompt_completion") {
+    if (data.prompt_field.empty()) found.push_back({"data.prompt_field", "must name a field, got ''"});
+    if (data.completion_field.empty()) found.push_back({"data.completion_field", "must name a field, got ''"});
+    if (data.prompt_field == data.completion_field && !data.prompt_field.empty()) {
+      found.push_back({"data.completion_field", concat("must differ from data.prompt_field, got ",
+                                                       qkr::quoted(data.completion_field), " for both")});
+    }
+    if (data.prompt_template == "chat" && !data.separator.empty()) {
+      found.push_back({"data.separator", concat("must be empty where data.prompt_template is chat, whose template "
+                                                "separates the turns; got ", qkr::quoted(data.separator))});
+    }
+  }
+  if (data.format == "text" && data.text_field.empty()) {
+    found.push_back({"data.text_field", "must name a field, got ''"});
+  }
+}
+
+void check_train(const RunConfig& config, Found& found) {
+  const int64_t micro = config.train.micro_batch_tokens;
+  if (micro != 0 && micro < config.data.max_length) {
+    found.push_back({"train.micro_batch_tokens", concat("must be 0 or >= data.max_length (", config.data.max_length,
+                                                        "), so that a row fits; got ", micro)});
+  }
+  const double warmup = config.optim.warmup;
+  if (warmup >= 1 && warmup != std::floor(warmup)) {
+    found.push_back({"optim.warmup", concat("must be a whole number of steps where it is not a share below 1, got ",
+                                            number_text(warmup))});
+  }
+}
+
+template <class T>
+bool has_repeats(const std::vector<T>& items) {
+  return std::set<T>(items.begin(), items.end()).size() != items.size();
+}
+
+void check_probe(const ProbeConfigSection& probe, Found& found) {
+  if (has_repeats(probe.tasks)) found.push_back({"probe.tasks", "must not name a task twice, got " + join(probe.tasks)});
+  if (has_repeats(probe.lengths)) found.push_back({"probe.lengths", "must not hold a length twice"});
+  if (probe.lengths.empty()) return;  // no probe
+  if (probe.tasks.empty()) {
+    found.push_back({"probe.tasks", "must name a task where probe.lengths asks for a probe, got none"});
+  }
+  const int64_t shortest = *std::min_element(probe.lengths.begin(), probe.lengths.end());
+  if (shortest <= probe.max_new_tokens) {
+    found.push_back({"probe.lengths", concat("must be > probe.max_new_tokens (", probe.max_new_tokens,
+                                             "), which they include; got ", shortest)});
+  }
+  const auto needs_text = [](const std::string& task) { return task != "niah_single_1"; };
+  const auto task = std::find_if(probe.tasks.begin(), probe.tasks.end(), needs_text);
+  if (task != probe.tasks.end() && probe.haystack.empty()) {
+    found.push_back({"probe.haystack", concat("must name a text file, as ", *task,
+                                              " hides its needle in one (only niah_single_1 needs none)")});
+  }
+}
+
+}  // namespace
+
+std::vector<Contradiction> find_contradictions(const RunConfig& config) {
+  Found found;
+  check_data(config.data, found);
+  check_train(config, found);
+  check_probe(config.probe, found);
+  const auto normal = [](const std::string& path) {
+    const std::filesystem::path plain = std::filesystem::path(path).lexically_normal();
+    return plain.has_filename() ? plain : plain.parent_path();  // runs/a/ is runs/a
+  };
+  if (!config.output.empty() && normal(config.output) == normal(config.model.path)) {
+    found.push_back({"output", "must not be model.path, got " + qkr::quoted(config.output) + " for both"});
+  }
+  return found;
+}
+
+void check_config(const RunConfig& config) {
+  std::vector<std::string> lines;
+  for (const Contradiction& one : find_contradictions(config)) lines.push_back(one.path + ": " + one.text);
+  if (!lines.empty()) fail(join(lines, "\n"));
+}
+
+}  // namespace qkr

@@ -1,0 +1,48 @@
+// The keys of a RunConfig as one list, for everything that walks them: parse, dump, describe, schema.
+#pragma once
+
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "trainer/config/run_config.h"
+
+namespace qkr {
+
+// Points into the RunConfig that the list was made from.
+using FieldValue =
+    std::variant<std::string*, bool*, int64_t*, double*, std::vector<std::string>*, std::vector<int64_t>*>;
+
+struct Field {
+  std::string section;  // "" for a key that stands at the top
+  std::string key;
+  FieldValue value;
+  std::string help;
+  Rule rule;
+
+  std::string path() const { return section.empty() ? key : section + "." + key; }
+};
+
+// In the order of the structs. `config` must outlive the list.
+std::vector<Field> list_fields(RunConfig& config);
+
+// "string", "true or false", "integer", "number", "list of strings", "list of integers".
+std::string type_name(const Field& field);
+
+// What `rule` asks beyond the type, as a phrase after "must be": "one of a, b", ">= 0", "> 0 and <= 1", or "".
+std::string rule_text(const Rule& rule);
+
+// The shortest text that reads back as `value`, with a point or an exponent where `as_float`.
+std::string number_text(double value, bool as_float = false);
+
+// The path that a reader who wrote `section`.`key` (section "" at the top) probably meant, or "". A key that exists under
+// another section comes first, then the nearest one of the same section, then of all.
+std::string nearest_path(const std::vector<Field>& fields, const std::string& section, const std::string& key);
+
+// "optim" for "optm", "" if none is near.
+std::string nearest_section(const std::vector<Field>& fields, const std::string& name);
+
+bool is_section(const std::vector<Field>& fields, const std::string& name);
+const Field* find_field(const std::vector<Field>& fields, const std::string& path);
+
+}  // namespace qkr

@@ -1,0 +1,212 @@
+#include "trainer/config/parse.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <set>
+
+#include "trainer/config/check.h"
+#include "trainer/config/convert.h"
+#include "trainer/config/fields.h"
+#include "trainer/core/error.h"
+#include "trainer/core/text.h"
+
+namespace qkr {
+namespace {
+
+constexpr size_t kLargestFile = 1 << 20;  // a weights file given by mistake is not read whole
+
+// yaml-cpp counts from 0, and marks what it has no place for with -1.
+std::string place_of(const std::string& file, const YAML::Mark& mark) {
+  return mark.line < 0 ? file : concat(file, ":", mark.line + 1, ":", mark.column + 1);
+}
+
+// One parse: collects every problem with its place, in the order of the file, then of the overrides.
+class Parser {
+ public:
+  explicit Parser(std::string file) : file_(std::move(file)), fields_(list_fields(config_)) {}
+  Parser(const Parser&) = delete;
+
+  void read_file(std::string_view yaml) {
+    const YAML::Node root = load(std::string(yaml), file_, [&](const YAML::Mark& m) { return place_of(file_, m); });
+    if (root.IsNull()) return;
+    if (!root.IsMap()) return add(place_of(file_, root.Mark()), "must be a map of sections, got " + node_text(root));
+    for_each_key(root, "", [&](const std::string& name, const YAML::Node& key, const YAML::Node& value) {
+      if (is_section(fields_, name)) {
+        read_section(name, value);
+      } else {
+        read_key("", name, key, value);
+      }
+    });
+  }
+
+  void read_override(const std::string& text) {
+    const std::string place = "--set " + text;
+    const size_t equals = text.find('=');
+    const std::string path = text.substr(0, equals);
+    if (equals == std::string::npos || path.empty()) {
+      return add(place, "must be key=value, such as optim.lr=2e-5");
+    }
+    if (is_section(fields_, path)) {
+      return add(place, path + " is a section: give one of its keys, such as " + first_key(path));
+    }
+    const Field* field = find_field(fields_, path);
+    if (field == nullptr) return unknown(place, path);
+    if (!is_utf8(text)) return add(place, path + ": must be UTF-8");
+    const YAML::Node node = load(text.substr(equals + 1), place, [&](const YAML::Mark&) { return place; });
+    places_[path] = place;
+    read_value(*field, node, [&](const YAML::Node&, const std::string& what) { bad_value(place, path, what); });
+  }
+
+  RunConfig finish() {
+    for (const Field& field : fields_) {
+      if (field.rule.required && wrong_.count(field.path()) == 0 && is_empty(field)) {
+        add(place(field.path()), field.path() + ": must be given: " + field.help);
+      }
+    }
+    if (problems_.empty()) {
+      for (const Contradiction& one : find_contradictions(config_)) add(place(one.path), one.path + ": " + one.text);
+    }
+    if (!problems_.empty()) fail(join(problems_, "\n"));
+    return config_;
+  }
+
+ private:
+  void add(const std::string& place, const std::string& what) { problems_.push_back(place + ": " + what); }
+
+  void bad_value(const std::string& place, const std::string& path, const std::string& what) {
+    wrong_.insert(path);
+    add(place, path + ": " + what);
+  }
+
+  // The text as one document; a problem and a null node if it is none.
+  template <class PlaceOf>
+  YAML::Node load(const std::string& text, const std::string& whole, PlaceOf&& place_of_mark) {
+    try {
+      const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+      if (documents.size() > 1) {
+        add(place_of_mark(documents[1].Mark()), "must be one YAML document, got " + std::to_string(documents.size()));
+      } else if (documents.size() == 1) {
+        return documents[0];
+      }
+    } catch (const YAML::ParserException& error) {
+      add(place_of_mark(error.mark), "not YAML: " + error.msg);
+    } catch (const YAML::Exception& error) {
+      add(whole, std::string("not YAML: ") + error.what());
+    }
+    return YAML::Node();
+  }
+
+  // visit(name, key node, value node) for every key of a map, once: yaml-cpp itself keeps the first of two and says nothing.
+  template <class Visit>
+  void for_each_key(const YAML::Node& map, const std::string& prefix, Visit&& visit) {
+    std::map<std::string, YAML::Mark> seen;
+    for (const auto& item : map) {
+      const std::string here = place_of(file_, item.first.Mark());
+      if (!item.first.IsScalar()) {
+        add(here, (prefix.empty() ? "" : prefix + ": ") + "a key must be a word, got " + node_text(item.first));
+        continue;
+      }
+      const std::string& name = item.first.Scalar();
+      const auto [first, is_new] = seen.emplace(name, item.first.Mark());
+      if (!is_new) {
+        add(here, concat(prefix.empty() ? "" : prefix + ".", name, ": given twice, first on line ", first->second.line + 1));
+        continue;
+      }
+      visit(name, item.first, item.second);
+    }
+  }
+
+  void read_section(const std::string& section, const YAML::Node& node) {
+    if (node.IsNull()) return;
+    if (!node.IsMap()) {
+      return add(place_of(file_, node.Mark()), concat(section, ": must be a map of keys, such as ", section, ": {",
+                                                      first_key(section).substr(section.size() + 1), ": ...}, got ",
+                                                      node_text(node)));
+    }
+    for_each_key(node, section, [&](const std::string& name, const YAML::Node& key, const YAML::Node& value) {
+      read_key(section, name, key, value);
+    });
+  }
+
+  void read_key(const std::string& section, const std::string& name, const YAML::Node& key, const YAML::Node& value) {
+    const std::string path = section.empty() ? name : section + "." + name;
+    const std::string here = place_of(file_, key.Mark());
+    const Field* field = find_field(fields_, path);
+    if (field == nullptr || field->section != section) return unknown(here, path);
+    places_[path] = here;
+    read_value(*field, value, [&](const YAML::Node& at, const std::string& what) {
+      bad_value(at.IsNull() ? here : place_of(file_, at.Mark()), path, what);
+    });
+  }
+
+  void unknown(const std::string& place, const std::string& path) {
+    const size_t dot = path.find('.');
+    const std::string section = dot == std::string::npos ? "" : path.substr(0, dot);
+    if (!section.empty() && !is_section(fields_, section)) {
+      const std::string near = nearest_section(fields_, section);
+      return add(place, path + ": unknown section " + section + (near.empty() ? "" : "; did you mean " + near + "?"));
+    }
+    if (find_field(fields_, path) != nullptr) {  // a dotted name as a key of the file
+      return add(place, concat(path, ": unknown key; write ", section, ": {", path.substr(dot + 1), ": ...}"));
+    }
+    const std::string near = nearest_path(fields_, section, dot == std::string::npos ? path : path.substr(dot + 1));
+    add(place, path + ": unknown key" + (near.empty() ? "" : "; did you mean " + near + "?"));
+  }
+
+  std::string first_key(const std::string& section) const {
+    for (const Field& field : fields_) {
+      if (field.section == section) return field.path();
+    }
+    return "";
+  }
+
+  std::string place(const std::string& path) const {
+    const auto found = places_.find(path);
+    return found == places_.end() ? file_ : found->second;
+  }
+
+  static bool is_empty(const Field& field) {
+    if (const auto* text = std::get_if<std::string*>(&field.value)) return (*text)->empty();
+    if (const auto* list = std::get_if<std::vector<std::string>*>(&field.value)) return (*list)->empty();
+    return false;
+  }
+
+  std::string file_;
+  RunConfig config_;
+  std::vector<Field> fields_;                  // point into config_
+  std::map<std::string, std::string> places_;  // of the keys that were given, by path
+  std::set<std::string> wrong_;                // keys that already have a problem
+  std::vector<std::string> problems_;
+};
+
+}  // namespace
+
+RunConfig parse_config(std::string_view yaml, const std::string& file_name, const std::vector<std::string>& overrides) {
+  size_t bad = 0;
+  if (!is_utf8(yaml, &bad)) fail(file_name, ": must be UTF-8 text, got another byte at offset ", bad);
+  if (const size_t nul = yaml.find('\0'); nul != std::string_view::npos) {
+    fail(file_name, ": must be text, got a zero byte at offset ", nul);
+  }
+  Parser parser(file_name);
+  parser.read_file(yaml);
+  for (const std::string& text : overrides) parser.read_override(text);
+  return parser.finish();
+}
+
+RunConfig load_config(const std::string& path, const std::vector<std::string>& overrides) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) fail(path, ": no such file");
+  if (std::filesystem::is_directory(path, ignored)) fail(path, ": must be a file, got a folder");
+  std::ifstream in(path, std::ios::binary);
+  std::string text(kLargestFile + 1, '\0');
+  if (in) in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (in.bad() || (in.fail() && !in.eof())) fail(path, ": cannot be read");
+  text.resize(static_cast<size_t>(in.gcount()));
+  if (text.size() > kLargestFile) fail(path, ": must be a configuration of at most 1 MiB");
+  return parse_config(text, path, overrides);
+}
+
+}  // namespace qkr

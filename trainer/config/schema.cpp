@@ -1,0 +1,71 @@
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "trainer/config/fields.h"
+#include "trainer/config/parse.h"
+
+namespace qkr {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json bounds(Json schema, const Rule& rule, bool integer) {
+  const auto number = [&](double value) { return integer ? Json(static_cast<int64_t>(value)) : Json(value); };
+  if (std::isfinite(rule.min)) schema[rule.min_open ? "exclusiveMinimum" : "minimum"] = number(rule.min);
+  if (std::isfinite(rule.max)) schema["maximum"] = number(rule.max);
+  return schema;
+}
+
+// What convert.cpp accepts for a field, with its default.
+Json field_schema(const Field& field) {
+  struct Visitor {
+    const Rule& rule;
+    Json operator()(const std::string* v) const {
+      if (rule.logits_scaling) {
+        return {{"type", {"string", "number", "null"}}, {"pattern", "^(checkpoint|hype [0-9.e+]+)$"}, {"exclusiveMinimum", 0}, {"default", *v}};
+      }
+      if (!rule.one_of.empty()) return {{"type", "string"}, {"enum", rule.one_of}, {"default", *v}};
+      if (rule.required) return {{"type", "string"}, {"minLength", 1}};
+      return {{"type", {"string", "null"}}, {"default", *v}};
+    }
+    Json operator()(const bool* v) const { return {{"type", "boolean"}, {"default", *v}}; }
+    Json operator()(const int64_t* v) const { return bounds({{"type", "integer"}, {"default", *v}}, rule, true); }
+    Json operator()(const double* v) const { return bounds({{"type", "number"}, {"default", *v}}, rule, false); }
+    Json operator()(const std::vector<std::string>* v) const {
+      Json item = {{"type", "string"}};
+      if (!rule.one_of.empty()) item["enum"] = rule.one_of;
+      if (rule.required) return {{"type", "array"}, {"items", item}, {"minItems", 1}};
+      return {{"type", "array"}, {"items", item}, {"default", *v}};
+    }
+    Json operator()(const std::vector<int64_t>* v) const {
+      return {{"type", "array"}, {"items", bounds({{"type", "integer"}}, rule, true)}, {"default", *v}};
+    }
+  };
+  Json schema = std::visit(Visitor{field.rule}, field.value);
+  schema["description"] = field.help;
+  return schema;
+}
+
+Json closed_object() {
+  return {{"type", "object"}, {"additionalProperties", false}, {"properties", Json::object()}};
+}
+
+}  // namespace
+
+std::string config_json_schema() {
+  RunConfig defaults;
+  Json root = {{"$schema", "https://json-schema.org/draft/2020-12/schema"}, {"title", "qk-restore run"}};
+  root.update(closed_object());
+  for (const Field& field : list_fields(defaults)) {
+    Json& properties = root["properties"];
+    if (!field.section.empty() && !properties.contains(field.section)) properties[field.section] = closed_object();
+    Json& owner = field.section.empty() ? root : properties[field.section];
+    owner["properties"][field.key] = field_schema(field);
+    if (!field.rule.required) continue;
+    owner["required"].push_back(field.key);
+    if (!field.section.empty()) root["required"].push_back(field.section);
+  }
+  return root.dump(2) + "\n";
+}
+
+}  // namespace qkr
