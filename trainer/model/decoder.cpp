@@ -1,0 +1,128 @@
+#include "trainer/model/decoder.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <cmath>
+
+#include "trainer/model/linear_cross_entropy.h"
+#include "trainer/model/recompute.h"
+
+namespace qkr {
+namespace {
+
+Block make_block(const Architecture& a, const NamedTensors& weights, size_t i) {
+  const std::string prefix = "model.layers." + std::to_string(i) + ".";
+  const std::string mixer = prefix + "self_attn.";
+  const auto build = [&]() -> Mixer {
+    if (a.layers[i].mixer == MixerKind::kSoftmax) return SoftmaxMixer(a.layers[i].softmax, a.rms_norm_eps, weights, mixer);
+    return LightningMixer(a.layers[i].lightning, a.rms_norm_eps, weights, mixer);
+  };
+  return Block{weights.at(prefix + "input_layernorm.weight"), weights.at(prefix + "post_attention_layernorm.weight"), build(),
+               linear_at(weights, prefix + "mlp.gate_proj"), linear_at(weights, prefix + "mlp.up_proj"),
+               linear_at(weights, prefix + "mlp.down_proj"), a.rms_norm_eps};
+}
+
+void check_weights(const Architecture& a, const NamedTensors& weights) {
+  const std::vector<WeightSpec> specs = weight_specs(a);
+  for (const WeightSpec& spec : specs) {
+    const at::Tensor& w = weights.at(spec.name);
+    if (w.sizes() != at::IntArrayRef(spec.shape)) {
+      fail("tensor ", spec.name, ": shape must be ", at::IntArrayRef(spec.shape), " by config.json, got ", w.sizes());
+    }
+  }
+  if (weights.size() != specs.size()) fail("model: must have ", specs.size(), " tensors, got ", weights.size());
+}
+
+bool all_finite(const at::Tensor& x) { return at::isfinite(x).all().item<bool>(); }
+
+const char* mixer_name(const Block& block) {
+  return std::holds_alternative<SoftmaxMixer>(block.mixer) ? "softmax" : "lightning";
+}
+
+}  // namespace
+
+at::Tensor Block::operator()(const at::Tensor& x, const ForwardContext& context, LayerCache* cache) const {
+  const at::Tensor a = rms_norm(x, input_norm, eps);
+  const at::Tensor mixed = x + std::visit([&](const auto& mix) { return mix(a, context, cache); }, mixer);
+  const at::Tensor b = rms_norm(mixed, post_norm, eps);
+  return mixed + down(at::silu(gate(b)) * up(b));
+}
+
+Decoder::Decoder(Architecture architecture, NamedTensors weights)
+    : architecture_(std::move(architecture)), weights_(std::move(weights)) {
+  check_weights(architecture_, weights_);
+  embedding_ = weights_.at("model.embed_tokens.weight");
+  head_ = architecture_.tied ? embedding_ : weights_.at("lm_head.weight");
+  final_norm_ = weights_.at("model.norm.weight");
+  for (size_t i = 0; i < architecture_.layers.size(); ++i) blocks_.push_back(make_block(architecture_, weights_, i));
+  rotary_ = Rotary(architecture_, embedding_.device());
+}
+
+ForwardContext Decoder::context_for(const Segments& segments, int64_t cache_capacity) const {
+  ForwardContext context{segments, rotary_.table(segments.positions, dtype()), {}, cache_capacity};
+  const LogitsScaling& scaling = architecture_.logits_scaling;
+  const at::ScalarType wide = dtype() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor positions = segments.positions.to(wide).view({-1, 1, 1});
+  if (scaling.kind == LogitsScaling::Kind::kHype) {
+    // The official divisor truncates a to an integer; the dividend does not.
+    context.logits_factor = (positions + scaling.a).log() / std::log(std::trunc(scaling.a));
+  } else if (scaling.kind == LogitsScaling::Kind::kConstant) {
+    context.logits_factor = at::full_like(positions, scaling.constant);
+  }
+  return context;
+}
+
+at::Tensor Decoder::forward(const at::Tensor& tokens, const Segments& segments, DecoderCache* cache) const {
+  if (cache != nullptr) cache->layers.resize(blocks_.size());
+  const ForwardContext context = context_for(segments, cache == nullptr ? 0 : cache->capacity);
+  at::Tensor x = at::embedding(embedding_, tokens);  // [N, hidden]
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const Block& block = blocks_[i];
+    if (cache != nullptr) {
+      x = block(x, context, &cache->layers[i]);
+    } else if (checkpoint_ && c10::GradMode::is_enabled()) {
+      // By value: the backward runs after this frame is gone.
+      const auto again = [&block, kept = segments, rotary = context.rotary, factor = context.logits_factor](const at::Tensor& input) {
+        return block(input, ForwardContext{kept, rotary, factor, 0}, nullptr);
+      };
+      x = recompute_in_backward(again, x);
+    } else {
+      x = block(x, context, nullptr);
+    }
+  }
+  if (cache != nullptr) cache->length += segments.tokens();
+  return rms_norm(x, final_norm_, architecture_.rms_norm_eps);
+}
+
+at::Tensor Decoder::logits(const at::Tensor& hidden) const { return at::linear(hidden, head_); }
+
+at::Tensor Decoder::loss(const at::Tensor& tokens, const at::Tensor& targets, const Segments& segments, double scale) const {
+  return linear_cross_entropy(forward(tokens, segments), head_, targets, scale);
+}
+
+std::string Decoder::first_non_finite(const at::Tensor& tokens, const Segments& segments) const {
+  const c10::NoGradGuard no_grad;
+  const ForwardContext context = context_for(segments, 0);
+  at::Tensor x = at::embedding(embedding_, tokens);
+  if (!all_finite(x)) return "embedding";
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    x = blocks_[i](x, context, nullptr);
+    if (!all_finite(x)) return "layer " + std::to_string(i) + " (" + mixer_name(blocks_[i]) + ")";
+  }
+  x = rms_norm(x, final_norm_, architecture_.rms_norm_eps);
+  return all_finite(x) ? "" : "final norm";
+}
+
+std::vector<RoutingNames> Decoder::routing_names() const {
+  std::vector<RoutingNames> found;
+  for (const int64_t layer : architecture_.softmax_layers()) {
+    const std::string prefix = "model.layers." + std::to_string(layer) + ".self_attn.";
+    const auto name_if_there = [&](const char* name) { return weights_.contains(prefix + name) ? prefix + name : std::string(); };
+    found.push_back({layer, prefix + "q_proj.weight", prefix + "k_proj.weight", name_if_there("q_proj.bias"),
+                     name_if_there("k_proj.bias"), name_if_there("q_norm.weight"), name_if_there("k_norm.weight")});
+  }
+  return found;
+}
+
+}  // namespace qkr

@@ -1,0 +1,35 @@
+// Rotary position embedding: half-split pairs (j, j + D/2), cos and sin computed in fp32 and rounded to the model dtype, as the
+// official classes of all families do (transformers 4.57, modeling_rope_utils.py).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "trainer/model/architecture.h"
+
+namespace qkr {
+
+// [D/2] fp32 on the CPU: theta^(-2j/D), changed by the scaling rule. *factor multiplies cos and sin (yarn; else 1).
+at::Tensor rope_frequencies(double theta, int64_t dim, const RopeScaling& scaling, double* factor);
+
+// cos and sin of every token, halves duplicated.
+struct RotaryTable {
+  at::Tensor cos, sin;  // [N, 1, D], model dtype
+};
+
+class Rotary {
+ public:
+  Rotary() = default;
+  Rotary(const Architecture& architecture, at::Device device);
+
+  // positions [N] int64 → table for those tokens.
+  RotaryTable table(const at::Tensor& positions, at::ScalarType dtype) const;
+
+ private:
+  at::Tensor frequencies_;  // [D/2] fp32
+  double factor_ = 1.0;
+};
+
+// x [N, H, D] → x * cos + rotate_half(x) * sin, in x's dtype. Differentiable.
+at::Tensor apply_rotary(const at::Tensor& x, const RotaryTable& table);
+
+}  // namespace qkr
