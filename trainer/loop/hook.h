@@ -1,0 +1,36 @@
+// What watches a run. The loop knows this word and nothing that implements it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "trainer/core/train_state.h"
+
+namespace qkr {
+
+// What one optimizer step did. Loss and norm are those before the update.
+struct StepReport {
+  int64_t step = 0, total_steps = 0;
+  double epoch = 0;
+  double loss = 0;       // mean over the step's labelled tokens, all micro-batches together; nats
+  double grad_norm = 0;  // before clipping
+  double lr = 0;
+  int64_t tokens = 0, trained_tokens = 0;  // of this step
+  int64_t tokens_seen = 0;                 // of the run
+  double seconds = 0, tokens_per_second = 0;
+  int64_t memory_bytes = 0;  // peak: the GPU allocator's, or the process's resident set on a CPU
+  double eta_seconds = 0;
+};
+
+enum class RunEnd { kFinished, kStopped };  // kStopped: a signal asked for it
+
+// Called between steps, never inside one, in the order in which hooks were added. May read the whole state, and change it.
+class Hook {
+ public:
+  virtual ~Hook() = default;
+  virtual void before_run(TrainState&) {}
+  virtual void after_step(const StepReport&, TrainState&) {}
+  virtual void after_run(RunEnd, TrainState&) {}
+};
+
+}  // namespace qkr

@@ -1,0 +1,146 @@
+#include "trainer/loop/run.h"
+
+#include <ATen/ATen.h>
+
+#include <chrono>
+#include <cmath>
+
+#include "trainer/core/error.h"
+#include "trainer/loop/memory.h"
+#include "trainer/optim/schedule.h"
+
+namespace qkr {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+struct MicroBatch {
+  Batch batch;
+  Segments segments;
+  at::Tensor tokens, targets;  // on the device
+};
+
+std::vector<MicroBatch> load_step(const Run& run, const PlannedStep& planned) {
+  const at::Device device = run.decoder.device();
+  std::vector<MicroBatch> loaded;
+  for (const auto& rows : planned.micro_batches) {
+    std::vector<Row> chosen;
+    for (const int64_t row : rows) chosen.push_back(run.rows[row]);
+    MicroBatch micro;
+    micro.batch = make_batch(run.samples, chosen);
+    micro.segments = Segments::packed(micro.batch.cu_seqlens, device);
+    micro.tokens = micro.batch.tokens.to(device);
+    micro.targets = micro.batch.targets.to(device);
+    loaded.push_back(std::move(micro));
+  }
+  return loaded;
+}
+
+// Looks again, with time: which layer first leaves the finite numbers, forward or backward.
+[[noreturn]] void fail_non_finite(const Run& run, const std::vector<MicroBatch>& step, int64_t number, double loss, double norm) {
+  std::string where;
+  for (const MicroBatch& micro : step) {
+    where = run.decoder.first_non_finite(micro.tokens, micro.segments);
+    if (!where.empty()) break;
+  }
+  const char* what = std::isfinite(loss) ? "gradient" : "loss";
+  if (where.empty()) {
+    const std::string weight = run.optimizer.first_non_finite_grad();
+    where = weight.empty() ? "the loss itself" : "the gradient of " + weight;
+  } else {
+    where = "the output of " + where;
+  }
+  run.optimizer.drop_grads();
+  fail_run("step ", number, ": ", what, " must be finite, got loss ", loss, ", gradient norm ", norm, "; first in ", where,
+           ". The weights are those of step ", number - 1, "; lower optim.lr, or look at the rows of this step");
+}
+
+StepReport train_step(Run& run, const PlannedStep& planned, double lr) {
+  const auto start = Clock::now();
+  const std::vector<MicroBatch> step = load_step(run, planned);
+  StepReport report;
+  report.step = run.state.step + 1;
+  report.lr = lr;
+  for (const MicroBatch& micro : step) {
+    report.tokens += micro.tokens.size(0);
+    report.trained_tokens += micro.batch.labelled;
+  }
+  if (report.trained_tokens == 0) fail_run("step ", report.step, ": must have a labelled token, got none");
+  at::Tensor loss = at::zeros({}, at::TensorOptions(run.decoder.device()).dtype(at::kFloat));
+  for (const MicroBatch& micro : step) {
+    // The mean is over the labelled tokens of the whole step, so that a short micro-batch does not weigh more.
+    const at::Tensor part = run.decoder.loss(micro.tokens, micro.targets, micro.segments, 1.0 / static_cast<double>(report.trained_tokens));
+    part.backward();
+    loss += part.detach();
+  }
+  const at::Tensor norm = run.optimizer.grad_norm();
+  report.loss = loss.item<double>();
+  report.grad_norm = norm.item<double>();
+  if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
+    fail_non_finite(run, step, report.step, report.loss, report.grad_norm);
+  }
+  run.optimizer.step(report.step, lr, norm);
+  run.state.step = report.step;
+  run.state.next_sample = planned.next_sample;
+  run.state.tokens_seen += report.tokens;
+  run.state.tokens_trained += report.trained_tokens;
+  report.tokens_seen = run.state.tokens_seen;
+  report.seconds = seconds_since(start);
+  report.tokens_per_second = static_cast<double>(report.tokens) / report.seconds;
+  report.memory_bytes = peak_memory_bytes(run.decoder.device());
+  return report;
+}
+
+}  // namespace
+
+void mark_trainable(const Decoder& decoder, const TrainConfigSection& config) {
+  for (const auto& [name, weight] : decoder.weights()) weight.set_requires_grad(true);
+  if (!config.freeze_qk) return;
+  for (const RoutingNames& names : decoder.routing_names()) {
+    for (const std::string& name : {names.q_weight, names.k_weight, names.q_bias, names.k_bias}) {
+      if (!name.empty()) decoder.weights().at(name).set_requires_grad(false);
+    }
+  }
+}
+
+int64_t micro_batch_tokens(const RunConfig& config) {
+  return config.train.micro_batch_tokens > 0 ? config.train.micro_batch_tokens : config.data.max_length;
+}
+
+BatchPlan make_plan(const RunConfig& config, const std::vector<Sample>& samples, const std::vector<Row>& rows) {
+  std::vector<int64_t> row_tokens;
+  for (const Row& row : rows) {
+    int64_t tokens = 0;
+    for (const int64_t sample : row) tokens += samples[sample].size();
+    row_tokens.push_back(tokens);
+  }
+  return BatchPlan(std::move(row_tokens), config.train, micro_batch_tokens(config));
+}
+
+RunEnd run(Run& run) {
+  BatchPlan plan = make_plan(run.config, run.samples, run.rows);
+  const Schedule schedule(run.config.optim, plan.total_steps());
+  run.decoder.checkpoint_activations(run.config.train.checkpoint_activations == "block");
+  for (const auto& hook : run.hooks) hook->before_run(run.state);
+  double mean_seconds = 0;  // a running mean that forgets the slow first steps
+  RunEnd end = RunEnd::kFinished;
+  while (run.state.step < plan.total_steps()) {
+    if (run.stop_asked.load()) {
+      end = RunEnd::kStopped;
+      break;
+    }
+    const PlannedStep planned = plan.step_at(run.state.next_sample);
+    StepReport report = train_step(run, planned, schedule.at(run.state.step + 1));
+    report.total_steps = plan.total_steps();
+    report.epoch = plan.epoch_at(planned.next_sample);
+    mean_seconds = mean_seconds == 0 ? report.seconds : 0.9 * mean_seconds + 0.1 * report.seconds;
+    report.eta_seconds = mean_seconds * static_cast<double>(plan.total_steps() - report.step);
+    for (const auto& hook : run.hooks) hook->after_step(report, run.state);
+  }
+  for (const auto& hook : run.hooks) hook->after_run(end, run.state);
+  return end;
+}
+
+}  // namespace qkr

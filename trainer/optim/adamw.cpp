@@ -1,0 +1,71 @@
+#include "trainer/optim/adamw.h"
+
+#include <ATen/ATen.h>
+
+#include "ops/adamw_split.h"
+
+namespace qkr {
+
+AdamW::AdamW(const OptimConfigSection& config, const NamedTensors& weights) : config_(config) {
+  for (const auto& [name, weight] : weights) {
+    if (!weight.requires_grad()) continue;
+    const auto fp32 = weight.options().dtype(at::kFloat).requires_grad(false);
+    Slot slot{name, weight, at::zeros(weight.sizes(), fp32), at::zeros(weight.sizes(), fp32), {}};
+    state_.set("exp_avg." + name, slot.exp_avg);
+    state_.set("exp_avg_sq." + name, slot.exp_avg_sq);
+    if (weight.scalar_type() == at::kBFloat16) {
+      slot.master_low = at::zeros(weight.sizes(), fp32.dtype(at::kShort));
+      state_.set("master_low." + name, slot.master_low);
+    }
+    slots_.push_back(std::move(slot));
+  }
+}
+
+std::vector<at::Tensor> AdamW::grads() const {
+  std::vector<at::Tensor> found;
+  for (const Slot& slot : slots_) {
+    if (slot.weight.grad().defined()) found.push_back(slot.weight.grad());
+  }
+  return found;
+}
+
+at::Tensor AdamW::grad_norm() const {
+  const std::vector<at::Tensor> all = grads();
+  if (all.empty()) return at::zeros({}, at::kFloat);
+  return at::stack(at::_foreach_norm(all, 2, at::kFloat)).norm();
+}
+
+void AdamW::step(int64_t step, double lr, const at::Tensor& norm) {
+  std::optional<at::Tensor> clip_scale;
+  // The norm stays on the device: no update waits for the host.
+  if (config_.clip_norm > 0) clip_scale = (config_.clip_norm / (norm + 1e-6)).clamp_max(1.0).view({1});
+  for (const Slot& slot : slots_) {
+    const at::Tensor& grad = slot.weight.grad();
+    if (!grad.defined()) continue;
+    const double decay = slot.weight.dim() > 1 ? config_.weight_decay : 0.0;
+    const AdamwOptions options{lr, config_.beta1, config_.beta2, config_.eps, decay, step};
+    const auto low = slot.master_low.defined() ? std::optional<at::Tensor>(slot.master_low) : std::nullopt;
+    adamw_split_(slot.weight, low, grad, slot.exp_avg, slot.exp_avg_sq, clip_scale, options);
+  }
+  drop_grads();
+}
+
+std::string AdamW::first_non_finite_grad() const {
+  for (const Slot& slot : slots_) {
+    const at::Tensor& grad = slot.weight.grad();
+    if (grad.defined() && !at::isfinite(grad).all().item<bool>()) return slot.name;
+  }
+  return "";
+}
+
+void AdamW::drop_grads() {
+  for (Slot& slot : slots_) slot.weight.mutable_grad() = at::Tensor();
+}
+
+void reset_masters(const NamedTensors& optim_state, const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    if (const at::Tensor* low = optim_state.find("master_low." + name)) low->zero_();
+  }
+}
+
+}  // namespace qkr
