@@ -1,0 +1,58 @@
+#include "ops/polar.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/library.h>
+
+#include "ops/check.h"
+#include "ops/polar_iteration.h"
+
+namespace qkr {
+namespace {
+
+using at::Tensor;
+using Results = std::tuple<Tensor, Tensor>;
+
+Results polar_cpu(const Tensor& m, double anchor) {
+  check_polar(m, anchor);
+  const auto lapack = [](const Tensor& one) { return at::linalg_svd(one, /*full_matrices=*/true); };
+  return polar_results(m, polar_by_svd(polar_problem(m, anchor), lapack));
+}
+
+Results polar_meta(const Tensor& m, double anchor) {
+  check_polar(m, anchor);
+  std::vector<int64_t> rows = m.sizes().slice(0, m.dim() - 2).vec();
+  rows.push_back(kPolarColumns);
+  return {at::empty(m.sizes(), m.options()), at::empty(rows, m.options().dtype(at::kDouble))};
+}
+
+Results polar_autograd(const Tensor& m, double anchor) {
+  check_no_grad("polar", "m", m);
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return polar(m, anchor);
+}
+
+}  // namespace
+
+PolarCertificate read_certificate(const Tensor& row) {
+  check_shape("read_certificate", "row", row, {kPolarColumns});
+  check_dtype("read_certificate", "row", row, {at::kDouble});
+  const Tensor host = row.cpu().contiguous();
+  const double* const c = host.const_data_ptr<double>();
+  const auto flags = static_cast<int64_t>(c[kPolarFlags]);
+  return {c[kPolarOrthogonality], c[kPolarSkew],          c[kPolarCholesky] == 1, static_cast<int64_t>(c[kPolarIterations]),
+          c[kPolarGapBound],      c[kPolarFallback] == 1, c[kPolarKappa],         (flags & kPolarZeroMatrix) != 0,
+          (flags & kPolarRankDeficient) != 0};
+}
+
+Results polar(const Tensor& m, double anchor) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("qk_restore::polar", "").typed<Results(const Tensor&, double)>();
+  return op.call(m, anchor);
+}
+
+}  // namespace qkr
+
+TORCH_LIBRARY_IMPL(qk_restore, CPU, m) { m.impl("polar", qkr::polar_cpu); }
+TORCH_LIBRARY_IMPL(qk_restore, Meta, m) { m.impl("polar", qkr::polar_meta); }
+TORCH_LIBRARY_IMPL(qk_restore, Autograd, m) { m.impl("polar", qkr::polar_autograd); }

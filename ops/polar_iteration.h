@@ -1,0 +1,49 @@
+// The parts of polar() that are ATen code for any device; the backends differ in who makes an SVD and who is asked first.
+// Source: Chen & Chow 2014, "A stable scaling of Newton-Schulz for improving the sign function computation of a Hermitian
+// matrix" for the scaling; the certificate is Higham, "Functions of Matrices", ch. 8, with a computable gap.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <tuple>
+
+namespace qkr {
+
+// {u, s, vh} with m = u diag(s) vh, s descending; m is one [n, n] fp64 matrix.
+using SvdOfOne = std::function<std::tuple<at::Tensor, at::Tensor, at::Tensor>(const at::Tensor& m)>;
+
+// What is left of a call after checks: the polar factor does not change when M is scaled.
+struct PolarProblem {
+  at::Tensor m;     // [B, n, n] fp64, dense, anchor added, every singular value <= 1
+  at::Tensor zero;  // [B] bool: M = 0
+};
+
+struct PolarSolution {
+  at::Tensor r;            // [B, n, n] fp64
+  at::Tensor certificate;  // [B, 8] fp64
+};
+
+void check_polar(const at::Tensor& m, double anchor);
+
+// Flattens, widens, scales, adds the anchor. Throws if a matrix is not finite. Waits for the device.
+PolarProblem polar_problem(const at::Tensor& m, double anchor);  // m [..., n, n]
+
+// Reshapes a solution into the operator's results.
+std::tuple<at::Tensor, at::Tensor> polar_results(const at::Tensor& m, const PolarSolution& solution);
+
+// One factor through an SVD; a null space is completed by the choice nearest to the identity.
+std::tuple<at::Tensor, bool> polar_from_svd(const at::Tensor& m, const SvdOfOne& svd);  // r [n, n], rank deficient?
+
+PolarSolution polar_by_svd(const PolarProblem& problem, const SvdOfOne& svd);
+
+struct NewtonSchulzOptions {
+  double sigma_min = 1e-8;  // guess of the smallest singular value over the bound; too large only costs plain steps at the end
+  int max_steps = 40;       // at 1e-8 this reaches kappa 1e10; rounding noise in a null space stays below 1e-6 until then
+};
+
+// The interval-optimal scaled cubic iteration; each matrix stops by itself. Whatever does not converge or certify goes through
+// `svd`, alone. Waits for the device once a step.
+PolarSolution polar_by_iteration(const PolarProblem& problem, const NewtonSchulzOptions& options, const SvdOfOne& svd);
+
+}  // namespace qkr

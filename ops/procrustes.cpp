@@ -1,0 +1,75 @@
+#include "ops/procrustes.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/library.h>
+
+#include "ops/check.h"
+#include "ops/polar.h"
+
+namespace qkr {
+namespace {
+
+using at::Tensor;
+using Results = std::tuple<Tensor, Tensor, Tensor>;
+
+constexpr const char* kOp = "procrustes";
+
+void check_procrustes(const Tensor& w_pre, const Tensor& w_post, double anchor) {
+  check_that(w_pre.dim() == 2 && w_pre.size(1) > 0, kOp, "w_pre", "be a matrix [rows, d], d > 0", w_pre.sizes());
+  check_dtype(kOp, "w_pre", w_pre, {at::kBFloat16, at::kHalf, at::kFloat, at::kDouble});
+  check_shape(kOp, "w_post", w_post, w_pre.sizes());
+  check_dtype(kOp, "w_post", w_post, {w_pre.scalar_type()});
+  check_device(kOp, "w_post", w_post, "w_pre", w_pre);
+  check_that(anchor >= 0 && std::isfinite(anchor), kOp, "anchor", "be finite and at least 0", anchor);
+}
+
+// Any device that has polar.
+Results procrustes_composite(const Tensor& w_pre, const Tensor& w_post, double anchor) {
+  check_procrustes(w_pre, w_post, anchor);
+  const Tensor pre = w_pre.to(at::kDouble);                       // [rows, d]
+  const Tensor m = at::mm(pre.t(), w_post.to(at::kDouble));       // [d, d]
+  const auto [r, certificate] = polar(m, anchor);
+  return {round_once(at::mm(pre, r), w_pre.scalar_type()), r, certificate};
+}
+
+Results procrustes_meta(const Tensor& w_pre, const Tensor& w_post, double anchor) {
+  check_procrustes(w_pre, w_post, anchor);
+  const auto fp64 = w_pre.options().dtype(at::kDouble);
+  return {at::empty(w_pre.sizes(), w_pre.options()), at::empty({w_pre.size(1), w_pre.size(1)}, fp64), at::empty({kPolarColumns}, fp64)};
+}
+
+Results procrustes_autograd(const Tensor& w_pre, const Tensor& w_post, double anchor) {
+  check_no_grad(kOp, "w_pre", w_pre);
+  check_no_grad(kOp, "w_post", w_post);
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return procrustes(w_pre, w_post, anchor);
+}
+
+}  // namespace
+
+Tensor round_once(const Tensor& x, at::ScalarType dtype) {
+  check_dtype("round_once", "x", x, {at::kDouble});
+  if (dtype != at::kBFloat16 && dtype != at::kHalf) return x.to(dtype);
+  // To odd first (Boldo & Melquiond 2008): towards zero, and the last bit set if anything was lost. fp32 has more than two
+  // bits to spare over both types, so the second rounding then sees which side of a tie x was on.
+  const Tensor nearest = x.to(at::kFloat);
+  const Tensor back = nearest.to(at::kDouble);
+  const Tensor outward = back.abs() > x.abs();
+  const Tensor inexact = (back != x).logical_and_(x.isfinite());
+  const Tensor bits = nearest.view(at::kInt) - outward.to(at::kInt);
+  return bits.bitwise_or(inexact.to(at::kInt)).view(at::kFloat).to(dtype);
+}
+
+Results procrustes(const Tensor& w_pre, const Tensor& w_post, double anchor) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("qk_restore::procrustes", "")
+                             .typed<Results(const Tensor&, const Tensor&, double)>();
+  return op.call(w_pre, w_post, anchor);
+}
+
+}  // namespace qkr
+
+TORCH_LIBRARY_IMPL(qk_restore, CompositeExplicitAutograd, m) { m.impl("procrustes", qkr::procrustes_composite); }
+TORCH_LIBRARY_IMPL(qk_restore, Meta, m) { m.impl("procrustes", qkr::procrustes_meta); }
+TORCH_LIBRARY_IMPL(qk_restore, Autograd, m) { m.impl("procrustes", qkr::procrustes_autograd); }
