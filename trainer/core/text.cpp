@@ -51,7 +51,7 @@ std::string join(const std::vector<std::string>& items, std::string_view separat
 }
 
 std::string fixed(double value, int digits) {
-  char text[64];
+  char text[512];  // the largest double has 309 digits before the point
   std::snprintf(text, sizeof text, "%.*f", digits, value);
   return text;
 }
@@ -63,7 +63,7 @@ std::string scientific(double value, int digits) {
 }
 
 std::string group_digits(int64_t value) {
-  std::string digits = std::to_string(value < 0 ? -value : value);
+  std::string digits = std::to_string(value < 0 ? 0 - static_cast<uint64_t>(value) : static_cast<uint64_t>(value));
   for (int at = static_cast<int>(digits.size()) - 3; at > 0; at -= 3) digits.insert(at, ",");
   return value < 0 ? "-" + digits : digits;
 }
@@ -72,7 +72,7 @@ std::string human_bytes(int64_t bytes) {
   static const char* const kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
   double value = static_cast<double>(bytes);
   int unit = 0;
-  while (std::abs(value) >= 1024 && unit < 4) {
+  while (std::abs(value) >= (unit == 0 ? 1024 : 1023.95) && unit < 4) {  // 1023.95 would be written 1024.0
     value /= 1024;
     ++unit;
   }
@@ -81,6 +81,7 @@ std::string human_bytes(int64_t bytes) {
 
 std::string human_seconds(double seconds) {
   char text[64];
+  if (!std::isfinite(seconds)) return "?";
   const int64_t whole = static_cast<int64_t>(std::llround(seconds));
   if (seconds < 59.95) return fixed(seconds, 1) + "s";
   if (whole < 3600) {
@@ -140,28 +141,28 @@ bool is_utf8(std::string_view text, size_t* bad_byte) {
 
 std::string quoted(std::string_view text, size_t limit) {
   std::string out = "'";
-  size_t used = 0;
-  for (; used < text.size() && used < limit; ++used) {
-    const char c = text[used];
+  size_t at = 0;
+  while (at < text.size()) {
+    const size_t length = std::max<size_t>(1, utf8_length(text, at));
+    if (at + length > limit) break;
+    const unsigned char c = static_cast<unsigned char>(text[at]);
     if (c == '\n') {
       out += "\\n";
     } else if (c == '\t') {
       out += "\\t";
-    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+    } else if (c == '\'' || c == '\\') {
+      out += '\\';
+      out += text[at];
+    } else if (c < 0x20 || c == 0x7f || (length == 1 && c >= 0x80)) {
       char code[8];
-      std::snprintf(code, sizeof code, "\\x%02x", static_cast<unsigned char>(c));
+      std::snprintf(code, sizeof code, "\\x%02x", c);
       out += code;
     } else {
-      out += c;
+      out += text.substr(at, length);
     }
+    at += length;
   }
-  // Never leave half a character behind: drop the continuation bytes of a cut one, then its lead.
-  if (used < text.size()) {
-    size_t bad = 0;
-    while (!is_utf8(out, &bad) && bad < out.size() && out.size() - bad < 4) out.resize(bad);
-    out += "…";
-  }
-  return out + "'";
+  return out + (at < text.size() ? "…'" : "'");
 }
 
 }  // namespace qkr
