@@ -23,7 +23,7 @@ std::vector<int32_t> generate_greedy(const Decoder& decoder, const std::vector<i
   const c10::NoGradGuard no_grad;
   const int64_t length = static_cast<int64_t>(prompt.size());
   DecoderCache cache;
-  cache.capacity = length + options.max_new_tokens;
+  cache.capacity = length + (options.reserve_tokens > 0 ? options.reserve_tokens : options.max_new_tokens);
   at::Tensor hidden;
   for (int64_t begin = 0; begin < length; begin += options.prefill_chunk) {
     const int64_t count = std::min(options.prefill_chunk, length - begin);

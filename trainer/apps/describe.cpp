@@ -1,0 +1,115 @@
+#include <ATen/Context.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <sys/sysinfo.h>
+
+#include <map>
+
+#include "trainer/apps/session.h"
+#include "trainer/core/text.h"
+#include "trainer/loop/run.h"
+#include "trainer/model/softmax_attention.h"
+
+namespace qkr {
+namespace {
+
+std::string numbers(const std::vector<int64_t>& values) {
+  std::vector<std::string> words;
+  for (const int64_t value : values) words.push_back(std::to_string(value));
+  return join(words, " ");
+}
+
+at::ScalarType dtype_of(const RunConfig& config) { return config.model.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat; }
+
+std::string model_lines(const Prepared& p) {
+  const Architecture& a = p.source.architecture;
+  std::vector<int64_t> linear;
+  for (size_t i = 0; i < a.layers.size(); ++i) {
+    if (a.layers[i].mixer == MixerKind::kLightning) linear.push_back(static_cast<int64_t>(i));
+  }
+  const std::vector<int64_t> softmax = a.softmax_layers();
+  std::string text = "model    " + p.source.folder + ": " + family_name(a.family) + ", " + group_digits(parameter_count(a)) +
+                     " parameters, " + std::to_string(a.layers.size()) + " layers, " + p.config.model.dtype + " on " + p.device.str() +
+                     (p.config.model.init == "random" ? ", random weights" : "") + "\n";
+  if (!softmax.empty()) {
+    const int64_t head_dim = a.layers[softmax[0]].softmax.head_dim;
+    text += "kernels  softmax layers " + numbers(softmax) + ": " + softmax_kernel_name(p.device, dtype_of(p.config), head_dim) + "\n";
+  }
+  if (!linear.empty()) text += "kernels  lightning layers " + numbers(linear) + ": chunks of 64 by batched matrix products, fp32 state\n";
+  if (a.logits_scaling.kind != LogitsScaling::Kind::kNone) {
+    text += "model    attn_logits_scaling is on, in training too (model.attn_logits_scaling: null turns it off)\n";
+  }
+  return text;
+}
+
+std::string data_lines(const Prepared& p) {
+  const DataReport& r = p.dataset.report();
+  int64_t row_tokens = 0;
+  for (const Sample& sample : p.dataset.samples()) row_tokens += sample.size();
+  const double fill = 100.0 * static_cast<double>(row_tokens) / static_cast<double>(p.rows.size() * p.config.data.max_length);
+  std::string text = "data     " + group_digits(r.rows_kept) + " of " + group_digits(r.rows_read) + " samples, " + group_digits(r.tokens) +
+                     " tokens, " + group_digits(r.trained_tokens) + " trained (" +
+                     fixed(100.0 * static_cast<double>(r.trained_tokens) / static_cast<double>(std::max<int64_t>(r.tokens, 1)), 1) +
+                     " %), longest " + group_digits(r.longest) + "\n";
+  text += "data     " + group_digits(static_cast<int64_t>(p.rows.size())) + " rows of at most " + group_digits(p.config.data.max_length) +
+          " tokens, " + fixed(fill, 1) + " % full" + (p.config.data.packing ? "" : " (packing is off)") + "\n";
+  if (r.over_length_dropped + r.over_length_truncated + r.no_label_dropped > 0) {
+    text += "data     over length: " + std::to_string(r.over_length_dropped) + " dropped, " + std::to_string(r.over_length_truncated) +
+            " truncated; without a trained token: " + std::to_string(r.no_label_dropped) + " dropped\n";
+    for (const std::string& example : r.examples) text += "         " + example + "\n";
+  }
+  return text;
+}
+
+// Weights, gradients, moments, master: what a parameter costs, and what the device has.
+std::string memory_line(const Prepared& p) {
+  const int64_t parameters = parameter_count(p.source.architecture);
+  const int64_t each = p.config.model.dtype == "bfloat16" ? 14 : 16;
+  int64_t total = 0;
+  if (p.device.is_cuda()) {
+    total = static_cast<int64_t>(at::getDeviceAllocator(p.device.type())->getMemoryInfo(0).second);
+  } else {
+    struct sysinfo info {};
+    sysinfo(&info);
+    total = static_cast<int64_t>(info.totalram) * info.mem_unit;
+  }
+  return "memory   " + human_bytes(parameters * each) + " for weights, gradients and optimizer (" + std::to_string(each) +
+         " bytes a parameter), activations apart; " + human_bytes(total) + " on " + p.device.str() +
+         (parameters * each > total ? "  <- will not fit" : "") + "\n";
+}
+
+std::string probe_line(const Prepared& p) {
+  if (p.items.empty()) return "probe    none (probe.lengths is empty)\n";
+  const ProbeConfigSection& c = p.config.probe;
+  std::string text = "probe    " + join(c.tasks, " ") + " at " + numbers(c.lengths) + " tokens, " + std::to_string(c.samples) +
+                     " prompts a cell, haystack ";
+  std::string haystack = "noise";
+  for (const NeedleItem& item : p.items) {
+    if (item.task != NeedleTask::kSingle1) haystack = item.haystack + " sha256 " + item.haystack_sha256.substr(0, 12);
+  }
+  text += haystack + ", at " + join(c.at, " ") + "\n";
+  const int64_t limit = p.source.architecture.max_position;
+  for (const int64_t length : c.lengths) {
+    if (limit > 0 && length > limit) {
+      text += "probe    " + std::to_string(length) + " tokens are more than config.json's max_position_embeddings " + std::to_string(limit) + "\n";
+    }
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string describe(const Prepared& p) {
+  const RestoreConfigSection& r = p.config.qk_restore;
+  std::string text = model_lines(p) + data_lines(p);
+  text += "train    " + std::to_string(p.plan->total_steps()) + " steps of at most " + group_digits(p.config.train.tokens_per_step) +
+          " tokens in micro-batches of " + group_digits(micro_batch_tokens(p.config)) + ", lr " + scientific(p.config.optim.lr, 2) + " " +
+          p.config.optim.schedule + (p.config.train.freeze_qk ? ", W_Q and W_K frozen" : "") + "\n";
+  text += memory_line(p) + probe_line(p);
+  text += "restore  " + r.method + (r.method == "procrustes" ? ", anchor " + scientific(r.anchor, 1) : std::string()) + "\n";
+  if (p.resuming) {
+    text += p.resume_from ? "resume   " + p.resume_from->string() + "\n" : "resume   no checkpoint there yet: from the beginning\n";
+  }
+  return text;
+}
+
+}  // namespace qkr

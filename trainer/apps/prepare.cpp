@@ -1,0 +1,84 @@
+#include <filesystem>
+
+#include "trainer/apps/process.h"
+#include "trainer/apps/session.h"
+#include "trainer/core/error.h"
+#include "trainer/core/text.h"
+#include "trainer/io/atomic.h"
+#include "trainer/probe/codec.h"
+#include "trainer/probe/generated_text.h"
+#include "trainer/probe/haystack.h"
+
+namespace qkr {
+namespace {
+
+namespace fs = std::filesystem;
+
+void check_vocabulary(const Prepared& p) {
+  const int64_t tokens = p.text.tokenizer->vocab_size(), rows = p.source.architecture.vocab_size;
+  if (tokens > rows) {
+    fail(p.source.folder, "/config.json: vocab_size must be at least the tokenizer's ", tokens, " tokens, got ", rows);
+  }
+}
+
+// A new run needs a new folder; a resumed one needs what the first start left.
+void check_output(Prepared& p, bool resume) {
+  const fs::path folder = p.config.output;
+  if (fs::exists(folder) && !fs::is_directory(folder)) fail(folder.string(), ": output must be a folder, got a file");
+  const bool used = fs::exists(folder) && !fs::is_empty(folder);
+  if (!resume) {
+    if (used) fail(folder.string(), ": output must be empty or absent, got a folder with files (--resume goes on with it)");
+    return;
+  }
+  if (!used) fail(folder.string(), ": --resume needs the folder of an earlier start, got ", fs::exists(folder) ? "an empty folder" : "nothing");
+  p.resume_from = latest_checkpoint(folder / "checkpoints");
+  p.resuming = true;
+}
+
+// Room for the model (twice if the tuned one is kept too) and for the checkpoints that stay, plus the one being written.
+void check_disk(const Prepared& p) {
+  const int64_t parameters = parameter_count(p.source.architecture);
+  const int64_t weight = p.config.model.dtype == "bfloat16" ? 2 : 4, state = p.config.model.dtype == "bfloat16" ? 12 : 12;
+  const int64_t models = p.config.save_sft_model ? 2 : 1;
+  const int64_t checkpoints = p.config.checkpoint.every > 0 ? p.config.checkpoint.keep + 1 : 1;
+  need_free_bytes(p.config.output, parameters * (models * weight + checkpoints * state), "the model and the checkpoints");
+}
+
+}  // namespace
+
+std::vector<NeedleItem> make_items(const ProbeConfigSection& config, const TextModel& text) {
+  if (config.lengths.empty()) return {};
+  std::optional<Haystack> haystack;
+  if (config.haystack.empty()) {
+    haystack = generated_haystack();
+  } else {
+    haystack.emplace(read_text_file(config.haystack), fs::path(config.haystack).filename().string());
+  }
+  return draw_items(config, &*haystack, text_codec(text));
+}
+
+Prepared prepare_data(const RunConfig& config) {
+  Prepared p;
+  p.config = config;
+  p.source = ModelSource::read(config.model.path, config.model.attn_logits_scaling);
+  p.text = TextModel::load(config.model.path, config.model.chat_template);
+  check_vocabulary(p);
+  p.dataset = Dataset::load(config.data, p.text);
+  return p;
+}
+
+Prepared prepare(const RunConfig& config, bool resume) {
+  Prepared p = prepare_data(config);
+  p.device = choose_device(config.model.device);
+  check_output(p, resume);
+  if (config.model.init == "checkpoint") check_weights(p.source);
+  std::vector<int64_t> lengths;
+  for (const Sample& sample : p.dataset.samples()) lengths.push_back(sample.size());
+  p.rows = pack_rows(lengths, config.data.max_length, config.data.packing);
+  p.plan = make_plan(config, p.dataset.samples(), p.rows);
+  check_disk(p);
+  p.items = make_items(config.probe, p.text);
+  return p;
+}
+
+}  // namespace qkr

@@ -1,0 +1,57 @@
+#include "trainer/apps/process.h"
+
+#include <ATen/Context.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <iostream>
+
+#include "trainer/core/error.h"
+
+namespace qkr {
+namespace {
+
+std::atomic<bool> g_stop{false};  // a signal handler can reach nothing else
+
+void on_signal(int number) {
+  if (g_stop.exchange(true)) std::_Exit(128 + number);
+}
+
+// c10::Error carries a stack trace after its first line.
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+}  // namespace
+
+const std::atomic<bool>& stop_asked() { return g_stop; }
+
+void listen_for_signals() {
+  std::signal(SIGINT, on_signal);
+  std::signal(SIGTERM, on_signal);
+}
+
+void make_deterministic() {
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);  // cuBLAS is only deterministic with a fixed workspace
+  at::globalContext().setDeterministicAlgorithms(true, false);
+  at::globalContext().setAllowTF32CuBLAS(false);
+}
+
+c10::Device choose_device(const std::string& name) {
+  if (name == "cuda" && !at::hasCUDA()) fail("model.device: must be cpu or auto on this machine, got cuda (no GPU is visible)");
+  return name == "cuda" || (name == "auto" && at::hasCUDA()) ? c10::Device(c10::kCUDA, 0) : c10::Device(c10::kCPU);
+}
+
+int guarded(const char* program, const std::function<int()>& body) {
+  try {
+    return body();
+  } catch (const Error& error) {
+    std::cerr << program << ": " << error.what() << "\n";
+    return static_cast<int>(error.code());
+  } catch (const c10::Error& error) {
+    std::cerr << program << ": " << first_line(error.what_without_backtrace()) << "\n";
+  } catch (const std::exception& error) {
+    std::cerr << program << ": " << error.what() << "\n";
+  }
+  return static_cast<int>(ExitCode::kRunFailed);
+}
+
+}  // namespace qkr

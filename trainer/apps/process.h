@@ -1,0 +1,25 @@
+// What belongs to the process rather than to a run: signals, determinism, the way from an exception to an exit code.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <string>
+
+#include <c10/core/Device.h>
+
+namespace qkr {
+
+// Set by the first SIGINT or SIGTERM; a second one ends the process at once.
+const std::atomic<bool>& stop_asked();
+void listen_for_signals();
+
+// Same inputs, same bits: deterministic kernels only, and no TF32 behind fp32's back. Call before the first CUDA call.
+void make_deterministic();
+
+// "auto", "cpu" or "cuda" → a device. Error if CUDA is asked for and absent.
+c10::Device choose_device(const std::string& name);
+
+// Runs `body`, prints an exception as one line "<program>: <what>" and returns the exit code it stands for.
+int guarded(const char* program, const std::function<int()>& body);
+
+}  // namespace qkr

@@ -1,0 +1,52 @@
+// A configured run, put together: what is read and checked before the first step, then the parts that the loop needs.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/config/run_config.h"
+#include "trainer/data/dataset.h"
+#include "trainer/hooks/console.h"
+#include "trainer/hooks/probe_hook.h"
+#include "trainer/loop/plan.h"
+#include "trainer/loop/run.h"
+#include "trainer/model/folder.h"
+#include "trainer/probe/items.h"
+#include "trainer/restore/snapshot.h"
+
+namespace qkr {
+
+// Everything that can be known without loading a weight. Made by prepare(), which refuses what no run could do.
+struct Prepared {
+  RunConfig config;
+  c10::Device device = c10::kCPU;
+  ModelSource source;
+  TextModel text;
+  Dataset dataset;
+  std::vector<Row> rows;
+  std::optional<BatchPlan> plan;
+  std::vector<NeedleItem> items;
+  std::optional<std::filesystem::path> resume_from;  // a checkpoint
+  bool resuming = false;                             // --resume was given and the folder holds an earlier start
+};
+
+// Reads and checks: model folder, tokenizer and vocabulary, data, packing, probe prompts, output folder, disk.
+Prepared prepare(const RunConfig& config, bool resume);
+
+// The part of it that the data needs (for --inspect): config, text, dataset.
+Prepared prepare_data(const RunConfig& config);
+
+// What the start-up says: model, kernels, data, plan, memory, probe. One string of lines.
+std::string describe(const Prepared& prepared);
+
+// The whole run. Returns how it ended. On an Error the run's folder holds summary.json and a report of what there was.
+RunEnd train(Prepared prepared, Console& console);
+
+// The probe's text side: haystack and items of a configuration.
+std::vector<NeedleItem> make_items(const ProbeConfigSection& config, const TextModel& text);
+
+}  // namespace qkr

@@ -1,0 +1,129 @@
+#include <chrono>
+#include <filesystem>
+
+#include "trainer/apps/process.h"
+#include "trainer/apps/session.h"
+#include "trainer/config/parse.h"
+#include "trainer/core/digest.h"
+#include "trainer/core/error.h"
+#include "trainer/hooks/log_hook.h"
+#include "trainer/hooks/state_hooks.h"
+#include "trainer/io/atomic.h"
+#include "trainer/io/safetensors.h"
+#include "trainer/probe/codec.h"
+#include "trainer/probe/summary.h"
+#include "trainer/report/report.h"
+
+namespace qkr {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Everything that decides the trajectory of the weights. A resume with another value of any of it would be another run.
+Identity identity_of(const Prepared& p, const Snapshot& snapshot) {
+  RunConfig trajectory = p.config;
+  trajectory.output = "";
+  trajectory.save_sft_model = false;
+  trajectory.qk_restore = {};
+  trajectory.probe = {};
+  trajectory.checkpoint = {};
+  trajectory.log = {};
+  return {{"model, data, train and optim settings", sha256_hex(dump_config(trajectory))},
+          {"data", p.dataset.digest()},
+          {"snapshot of W_Q and W_K", snapshot.digest()}};
+}
+
+// The snapshot of the first start: taken from the model there, read back on a resume.
+Snapshot first_snapshot(const Prepared& p, const Decoder& decoder) {
+  const fs::path file = fs::path(p.config.output) / "snapshot.safetensors";
+  const std::vector<SoftmaxLayer> layers = restorable_layers(decoder);
+  if (p.resume_from) {
+    if (!fs::exists(file)) fail(file.string(), ": the first start's W_Q and W_K are needed to resume, got no file");
+    const SafetensorsFile saved(file);
+    NamedTensors tensors;
+    for (const std::string& name : saved.names()) tensors.set(name, saved.tensor(name).clone());
+    return Snapshot(std::move(tensors), layers, saved.metadata());
+  }
+  Snapshot snapshot = take_snapshot(decoder.weights(), layers, {{"model", p.config.model.path}});
+  write_safetensors(file, snapshot.tensors(), snapshot.metadata());
+  return snapshot;
+}
+
+void write_summary(const Prepared& p, const TrainState& state, const std::string& status, const std::string& message, double seconds) {
+  nlohmann::ordered_json summary = {{"status", status},
+                                    {"steps", state.step},
+                                    {"tokens_seen", state.tokens_seen},
+                                    {"tokens_trained", state.tokens_trained},
+                                    {"seconds", seconds},
+                                    {"device", p.device.str()},
+                                    {"dtype", p.config.model.dtype},
+                                    {"model", p.config.model.path},
+                                    {"family", family_name(p.source.architecture.family)},
+                                    {"parameters", parameter_count(p.source.architecture)},
+                                    {"method", p.config.qk_restore.method},
+                                    {"data_sha256", p.dataset.digest()}};
+  if (!message.empty()) summary["message"] = message;
+  write_file_atomically(fs::path(p.config.output) / "summary.json", summary.dump(2) + "\n");
+}
+
+// The hooks in the order in which they act: log, checkpoint, probe, then what happens once at the end.
+std::vector<std::unique_ptr<Hook>> make_hooks(const Prepared& p, const Snapshot& snapshot, RecallProbe& probe, const Identity& identity,
+                                              int64_t resumed_step, Console& console) {
+  const fs::path out = p.config.output;
+  std::vector<std::unique_ptr<Hook>> hooks;
+  hooks.push_back(std::make_unique<LogHook>(p.config.log, out, resumed_step, console));
+  hooks.push_back(std::make_unique<CheckpointHook>(p.config.checkpoint, out / "checkpoints", identity, console));
+  hooks.push_back(std::make_unique<ProbeHook>(p.config.probe, probe));
+  if (p.config.save_sft_model) hooks.push_back(std::make_unique<ExportHook>(out / "model-sft", p.source, console));
+  if (p.config.qk_restore.method != "none") {
+    hooks.push_back(std::make_unique<RestoreHook>(p.config.qk_restore, snapshot, out / "restore.json", console));
+    if (probes_at(p.config.probe, "restored")) hooks.push_back(std::make_unique<RestoredProbeHook>(probe));
+  }
+  hooks.push_back(std::make_unique<ExportHook>(out / "model", p.source, console));
+  return hooks;
+}
+
+void finish(const Prepared& p, const RecallProbe& probe, RunEnd end, Console& console) {
+  if (!probe.results().empty()) console.line("\n" + probe_table(probe.results()));
+  console.line("report " + write_report(p.config.output).string());
+  if (end == RunEnd::kStopped) console.line("stopped by a signal after saving; --resume goes on");
+}
+
+}  // namespace
+
+RunEnd train(Prepared p, Console& console) {
+  const auto start = std::chrono::steady_clock::now();
+  const fs::path out = p.config.output;
+  fs::create_directories(out);
+  write_file_atomically(out / "config.yaml", dump_config(p.config));
+  const at::ScalarType dtype = p.config.model.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat;
+  Decoder decoder = p.config.model.init == "random" ? random_decoder(p.source, dtype, p.device, p.config.train.seed)
+                                                    : load_decoder(p.source, dtype, p.device);
+  mark_trainable(decoder, p.config.train);
+  AdamW optimizer(p.config.optim, decoder.weights());
+  TrainState state{decoder.weights(), optimizer.state()};
+  const Snapshot snapshot = first_snapshot(p, decoder);
+  const Identity identity = identity_of(p, snapshot);
+  if (p.resume_from) {
+    require_identity(*p.resume_from, read_progress(*p.resume_from).identity, identity);
+    load_checkpoint(*p.resume_from, state);
+    drop_checkpoints_after(out / "checkpoints", state.step);
+  }
+  const int64_t resumed_step = state.step;
+  RecallProbe probe(p.config.probe, decoder, text_codec(p.text), std::move(p.items), out / "probe.jsonl", resumed_step, console);
+  std::vector<std::unique_ptr<Hook>> hooks = make_hooks(p, snapshot, probe, identity, resumed_step, console);
+  const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
+  try {
+    Run work{p.config, decoder, p.dataset.samples(), p.rows, optimizer, state, hooks, stop_asked()};
+    const RunEnd end = run(work);
+    write_summary(p, state, end == RunEnd::kFinished ? "finished" : "stopped", "", seconds());
+    finish(p, probe, end, console);
+    return end;
+  } catch (const std::exception& error) {
+    write_summary(p, state, "failed", error.what(), seconds());
+    write_report(p.config.output);
+    throw;
+  }
+}
+
+}  // namespace qkr

@@ -1,0 +1,101 @@
+#include "trainer/hooks/probe_hook.h"
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+
+#include "trainer/core/text.h"
+#include "trainer/io/json_lines.h"
+#include "trainer/model/generate.h"
+#include "trainer/probe/record.h"
+#include "trainer/probe/summary.h"
+
+namespace qkr {
+namespace {
+
+// The model as the probe sees it. The probe's own rule ends the text, the limit and the end tokens included.
+Generator greedy_generator(const Decoder& decoder, int64_t prefill_chunk) {
+  return [&decoder, prefill_chunk](const std::vector<int32_t>& prompt, const StopRule& stop) {
+    GreedyOptions options;
+    options.max_new_tokens = std::numeric_limits<int32_t>::max();
+    options.reserve_tokens = 256;
+    options.prefill_chunk = prefill_chunk;
+    options.stop = stop;
+    return generate_greedy(decoder, prompt, options);
+  };
+}
+
+}  // namespace
+
+bool probes_at(const ProbeConfigSection& config, const std::string& stage) {
+  return !config.lengths.empty() && std::find(config.at.begin(), config.at.end(), stage) != config.at.end();
+}
+
+RecallProbe::RecallProbe(const ProbeConfigSection& config, const Decoder& decoder, TextCodec codec, std::vector<NeedleItem> items,
+                         const std::filesystem::path& file, int64_t resumed_step, Console& console)
+    : config_(config), decoder_(decoder), codec_(std::move(codec)), items_(std::move(items)), file_(file), console_(console) {
+  if (!file_.empty()) read_earlier(resumed_step);
+}
+
+void RecallProbe::read_earlier(int64_t resumed_step) {
+  // "end" and "restored" belong to a finished run; a resumed one measures them anew.
+  const auto stays = [&](const nlohmann::json& row) {
+    const std::string stage = row.value("stage", "");
+    return row.value("step", int64_t{0}) <= resumed_step && resumed_step > 0 && stage != "end" && stage != "restored";
+  };
+  if (keep_lines_while(file_, stays) == 0) return;
+  JsonLinesReader reader(file_);
+  while (reader.next()) {
+    results_.push_back(item_result_from_json(nlohmann::ordered_json::parse(reader.text()), reader.file() + ":" + std::to_string(reader.line())));
+  }
+}
+
+bool RecallProbe::has(const std::string& stage) const {
+  return std::any_of(results_.begin(), results_.end(), [&](const ItemResult& r) { return r.stage == stage; });
+}
+
+void RecallProbe::measure(const std::string& stage, int64_t step) {
+  if (items_.empty()) return;
+  console_.line("probe " + stage + ": " + std::to_string(items_.size()) + " prompts, greedy, at most " +
+                std::to_string(config_.max_new_tokens) + " new tokens");
+  ProbeOptions options;
+  options.stage = stage;
+  options.step = step;
+  options.reading = config_.reading;
+  options.mode = config_.mode;
+  options.max_new_tokens = config_.max_new_tokens;
+  for (const int64_t id : decoder_.architecture().eos_ids) options.eos_ids.push_back(static_cast<int32_t>(id));
+  std::unique_ptr<JsonLinesWriter> rows;
+  if (!file_.empty()) rows = std::make_unique<JsonLinesWriter>(file_);
+  int64_t hits = 0;
+  const auto progress = [&](const ItemResult& result, int64_t done, int64_t total) {
+    if (rows) rows->write_row(to_json(result));
+    hits += result.hit ? 1 : 0;
+    console_.status(progress_bar(done, total) + " probe " + stage + " " + std::to_string(done) + "/" + std::to_string(total) + ", " +
+                    std::to_string(hits) + " found, last " + result.id + " in " + fixed(result.seconds, 2) + "s");
+  };
+  const auto measured = run_probe(items_, greedy_generator(decoder_, config_.prefill_chunk), codec_, options, progress);
+  results_.insert(results_.end(), measured.begin(), measured.end());
+  for (const CellSummary& cell : summarise(measured)) {
+    console_.line("  " + cell.task + "  " + std::to_string(cell.length) + "  n=" + std::to_string(cell.n) + "  " + rate_text(cell));
+  }
+}
+
+void ProbeHook::before_run(TrainState& state) {
+  if (probes_at(config_, "start") && state.step == 0) probe_.measure("start", 0);
+}
+
+void ProbeHook::after_step(const StepReport& report, TrainState&) {
+  const bool due = config_.every > 0 && report.step % config_.every == 0 && report.step < report.total_steps;
+  if (due) probe_.measure("step-" + std::to_string(report.step), report.step);
+}
+
+void ProbeHook::after_run(RunEnd end, TrainState& state) {
+  if (end == RunEnd::kFinished && probes_at(config_, "end")) probe_.measure("end", state.step);
+}
+
+void RestoredProbeHook::after_run(RunEnd end, TrainState& state) {
+  if (end == RunEnd::kFinished) probe_.measure("restored", state.step);
+}
+
+}  // namespace qkr
