@@ -1,0 +1,202 @@
+// The page's numbers are those of the JSON lines.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "tests/report/run_folder.h"
+
+namespace qkr {
+namespace {
+
+using namespace test;
+
+struct Measurement {
+  std::string stage;
+  int64_t step;
+  int every;  // one prompt in so many is missed
+};
+
+// Two tasks, two lengths, five measurements, sizes and hits that differ everywhere.
+std::vector<Json> grid() {
+  std::vector<Json> rows;
+  for (const auto& [stage, step, every] : std::vector<Measurement>{
+           {"start", 0, 7}, {"step", 4, 4}, {"step", 6, 3}, {"end", 8, 2}, {"restored", 8, 5}}) {
+    for (const std::string task : {"niah_single_2", "niah_single_1"}) {
+      for (const int64_t length : {2048, 512}) {
+        const int n = task == "niah_single_1" ? 13 : length == 512 ? 9 : 21;
+        add_cell(rows, stage, step, task, length, n, [&, period = every](int i) { return (i + length / 512) % period != 0; });
+      }
+    }
+  }
+  return rows;
+}
+
+TEST(Numbers, EveryRateIsRecountedFromTheLines) {
+  const TmpDir dir;
+  const std::vector<Json> rows = grid();
+  dir.write("run/config.yaml", kConfig);
+  dir.write("run/probe.jsonl", lines(rows));
+  const Json recall = data_of(render_report(dir / "run"))["recall"];
+  ASSERT_EQ(recall["stages"].size(), 5u);
+  size_t checked = 0;
+  for (const Json& cell : recall["cells"]) {
+    const Json& stage = recall["stages"][cell["stage"].get<size_t>()];
+    int hits = 0, n = 0;
+    for (const Json& row : rows) {
+      if (row["stage"] != stage["stage"] || row["step"] != stage["step"]) continue;
+      if (!cell["task"].is_null() && (row["task"] != cell["task"] || row["length"] != cell["length"])) continue;
+      ++n;
+      hits += row["hit"].get<bool>();
+    }
+    EXPECT_EQ(cell["n"], n) << cell;
+    EXPECT_EQ(cell["hits"], hits) << cell;
+    EXPECT_DOUBLE_EQ(cell["rate"].get<double>(), static_cast<double>(hits) / n);
+    EXPECT_LT(cell["low"].get<double>(), cell["rate"].get<double>());
+    EXPECT_GE(cell["high"].get<double>(), cell["rate"].get<double>());
+    ++checked;
+  }
+  EXPECT_EQ(checked, 5u * 5u);
+}
+
+TEST(Numbers, EveryPairIsRecountedFromTheLines) {
+  const TmpDir dir;
+  const std::vector<Json> rows = grid();
+  dir.write("run/config.yaml", kConfig);
+  dir.write("run/probe.jsonl", lines(rows));
+  const Json recall = data_of(render_report(dir / "run"))["recall"];
+  std::map<std::string, std::map<std::string, bool>> hit;  // stage, id
+  for (const Json& row : rows) hit[row["stage"]][row["id"]] = row["hit"];
+  std::set<std::pair<std::string, std::string>> seen;
+  for (const Json& pair : recall["paired"]) {
+    const std::string from = recall["stages"][pair["from"].get<size_t>()]["stage"];
+    const std::string to = recall["stages"][pair["to"].get<size_t>()]["stage"];
+    seen.emplace(from, to);
+    int both = 0, lost = 0, gained = 0, neither = 0;
+    for (const Json& row : rows) {
+      if (row["stage"] != from) continue;
+      if (!pair["task"].is_null() && (row["task"] != pair["task"] || row["length"] != pair["length"])) continue;
+      const bool before = row["hit"], after = hit[to].at(row["id"]);
+      both += before && after;
+      lost += before && !after;
+      gained += !before && after;
+      neither += !before && !after;
+    }
+    EXPECT_EQ(pair["both"], both);
+    EXPECT_EQ(pair["lost"], lost);
+    EXPECT_EQ(pair["gained"], gained);
+    EXPECT_EQ(pair["neither"], neither);
+    EXPECT_DOUBLE_EQ(pair["difference"].get<double>(), static_cast<double>(gained - lost) / (both + lost + gained + neither));
+  }
+  const std::set<std::pair<std::string, std::string>> want = {{"start", "end"}, {"end", "restored"}, {"start", "restored"}};
+  EXPECT_EQ(seen, want);
+  EXPECT_EQ(recall["paired"].size(), 3u * 5u);
+}
+
+// a, b, c, d = 25, 10, 2, 13: difference .16, interval [.02, .29], McNemar .039 (Newcombe 1998, method 10). And the page shows it.
+TEST(Numbers, PairedStatisticsAreTheTabulatedOnes) {
+  const TmpDir dir;
+  std::vector<Json> rows;
+  add_cell(rows, "start", 0, "niah_single_1", 1024, 50, [](int i) { return i < 35; });
+  add_cell(rows, "end", 5, "niah_single_1", 1024, 50, [](int i) { return i < 25 || (i >= 35 && i < 37); });
+  dir.write("run/config.yaml", kConfig);
+  dir.write("run/probe.jsonl", lines(rows));
+  const std::string page = render_report(dir / "run");
+  const Json paired = data_of(page)["recall"]["paired"];
+  const Json& pair = cell_of(paired, [](const Json& cell) { return cell["task"].is_null(); });
+  EXPECT_DOUBLE_EQ(pair["difference"].get<double>(), -0.16);
+  EXPECT_NEAR(pair["low"].get<double>(), -0.29, 0.005);
+  EXPECT_NEAR(pair["high"].get<double>(), -0.02, 0.005);
+  EXPECT_NEAR(pair["p"].get<double>(), 0.0386, 0.0001);
+  const std::string body = body_of(page);
+  EXPECT_NE(body.find("Recall 70% before SFT → 54% after SFT"), std::string::npos);
+  EXPECT_NE(body.find("SFT lost recall: −16.0 points [−28.6, −2.5] over 50 prompts, McNemar p = 0.039."), std::string::npos);
+  EXPECT_NE(body.find(">−16.0</td>"), std::string::npos);
+  EXPECT_NE(body.find(">0.039</td>"), std::string::npos);
+  // Wilson for 35 and 27 of 50.
+  const std::string n = "<td class=\"num\">50</td><td class=\"num soft\">";
+  EXPECT_NE(body.find("title=\"35 of 50 found\">70.0%</td>" + n + "56.2–80.9</td>"), std::string::npos);
+  EXPECT_NE(body.find("title=\"27 of 50 found\">54.0%</td>" + n + "40.4–67.0</td>"), std::string::npos);
+}
+
+TEST(Numbers, LogColumnsAreTheLinesToTheLastBit) {
+  const TmpDir dir;
+  const std::vector<Json> rows = log_rows(30);
+  dir.write("run/config.yaml", kConfig);
+  dir.write("run/log.jsonl", lines(rows));
+  const Json log = data_of(render_report(dir / "run"))["log"];
+  for (const char* column : {"step", "loss", "grad_norm", "lr"}) {
+    ASSERT_EQ(log[column].size(), rows.size());
+    for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(log[column][i], rows[i][column]) << column << " " << i;
+  }
+}
+
+TEST(Numbers, AStepLoggedTwiceCountsOnce) {
+  const TmpDir dir;
+  std::vector<Json> rows = log_rows(6);
+  Json again = rows[3];
+  again["loss"] = 42.5;
+  rows.push_back(again);  // as after a resume from step 3
+  dir.write("run/config.yaml", kConfig);
+  dir.write("run/log.jsonl", lines(rows));
+  const std::string page = render_report(dir / "run");
+  const Json log = data_of(page)["log"];
+  EXPECT_EQ(log["step"], Json({1, 2, 3, 4, 5, 6}));
+  EXPECT_EQ(log["loss"][3], 42.5);
+  EXPECT_NE(page.find("log.jsonl holds 1 step twice"), std::string::npos);
+}
+
+TEST(Numbers, APromptMeasuredTwiceCountsOnce) {
+  const TmpDir dir;
+  std::vector<Json> rows;
+  add_cell(rows, "start", 0, "niah_single_1", 512, 4, [](int) { return false; });
+  rows.push_back(probe_row("start", 0, "niah_single_1", 512, 2, true));
+  dir.write("run/config.yaml", kConfig);
+  dir.write("run/probe.jsonl", lines(rows));
+  const Json recall = data_of(render_report(dir / "run"))["recall"];
+  EXPECT_EQ(recall["cells"][0]["n"], 4);
+  EXPECT_EQ(recall["cells"][0]["hits"], 1);
+}
+
+TEST(Numbers, DepthMapCountsEachPromptInOneBand) {
+  const TmpDir dir;
+  std::vector<Json> rows;
+  for (int index = 0; index < 50; ++index) {
+    rows.push_back(probe_row("start", 0, "niah_single_1", 4096, index, index % 2 == 0));
+    rows.back()["depth"] = index < 49 ? index * 2 : 100;  // 0, 2, … 96 and 100: five a band of ten
+  }
+  dir.write("run/config.yaml", kConfig);
+  dir.write("run/probe.jsonl", lines(rows));
+  const std::string body = body_of(render_report(dir / "run"));
+  EXPECT_EQ(count_of(body, "<g><title>"), 10u);
+  EXPECT_NE(body.find("<title>niah_single_1, 4,096 tokens, depth 0–9%: 3 of 5 found (60%, 95% interval 23.1% to 88.2%)</title>"),
+            std::string::npos);
+  EXPECT_NE(body.find("depth 90–100%: 2 of 5 found"), std::string::npos);
+  EXPECT_EQ(count_of(body, ">3/5</text>"), 5u);
+  EXPECT_EQ(count_of(body, ">2/5</text>"), 5u);
+  EXPECT_NE(body.find(">4K</text>"), std::string::npos);
+}
+
+TEST(Numbers, RestoredLayersShowEveryField) {
+  const TmpDir dir;
+  dir.write("run/config.yaml", kConfig);
+  dir.write("run/restore.json",
+            R"({"method":"procrustes","anchor":0.01,"layers":[
+                {"k_change":0.0123456,"layer":3,"mu":2.5,"new_number":17,"certificate":{"cholesky":true,"skew":1.25e-13}},
+                {"k_change":0.02,"layer":7,"mu":null,"new_number":18,"certificate":null,"written":["a.weight","b.weight"]}],
+                "snapshot_sha256":"cafe"})");
+  const std::string body = body_of(render_report(dir / "run"));
+  EXPECT_NE(body.find("<th scope=\"col\" class=\"num\">layer</th><th scope=\"col\" class=\"num\">k change</th><th scope=\"col\" "
+                      "class=\"num\">mu</th><th scope=\"col\" class=\"num\">skew</th><th scope=\"col\">cholesky</th>"
+                      "<th scope=\"col\" class=\"num\">new number</th><th scope=\"col\" class=\"num\">written</th>"),
+            std::string::npos);
+  EXPECT_NE(body.find("<tr><td class=\"num\">3</td><td class=\"num\" title=\"0.0123456\">0.01235</td><td class=\"num\">2.5</td>"
+                      "<td class=\"num\" title=\"1.25e-13\">1.25e−13</td><td>yes</td><td class=\"num\">17</td>"
+                      "<td class=\"num\">–</td></tr>"),
+            std::string::npos);
+  EXPECT_NE(body.find("<dt>snapshot sha256</dt><dd>cafe</dd>"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace qkr

@@ -1,0 +1,47 @@
+// What a run's folder holds, as the page needs it. Tolerant: an absent or damaged file costs its part of the page, and a note.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+namespace qkr {
+
+// A row of log.jsonl. A number that is absent or null (JSON has no NaN) is nullopt.
+struct LogRow {
+  int64_t step = 0;
+  std::optional<double> loss, grad_norm, lr, tokens, tokens_seen, trained_tokens, seconds, tokens_per_second, memory_bytes;
+};
+
+// A row of probe.jsonl: one prompt, measured once.
+struct ProbeRow {
+  std::string stage;  // "start" | "step" | "end" | "restored"
+  int64_t step = 0;
+  std::string id, task;
+  int64_t length = 0;           // tokens the prompt was sized for
+  std::optional<double> depth;  // percent of the context before the needle
+  std::string expected;         // the outputs, joined by ", "
+  std::string prediction;
+  bool hit = false;
+  std::string stopped, mode, reading, haystack, haystack_sha256, sentence_rule;
+};
+
+struct RunData {
+  std::string name;                 // of the folder
+  std::string config_text;          // config.yaml as it is
+  std::string model, method;        // from the summary, else restore.json, else config.yaml; "" if none says
+  std::vector<LogRow> log;          // ascending steps; of a step logged twice (a resumed run), the later row
+  std::vector<ProbeRow> probe;      // in the file's order
+  nlohmann::ordered_json restore;   // null if there is none
+  nlohmann::ordered_json summary;   // null if there is none
+  std::vector<std::string> notes;   // what is missing or was left out: plain sentences for the reader
+};
+
+// Error if the folder or its config.yaml cannot be read.
+RunData read_run(const std::filesystem::path& folder);
+
+}  // namespace qkr

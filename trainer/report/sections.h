@@ -1,0 +1,18 @@
+// The parts of the page, top to bottom. Each returns valid HTML, or "" where the run has nothing to show.
+#pragma once
+
+#include <string>
+
+#include "trainer/report/recall.h"
+#include "trainer/report/run_data.h"
+
+namespace qkr {
+
+std::string masthead(const RunData& run, const Recall& recall);        // name, facts, headline, tiles, what is missing
+std::string recall_section(const RunData& run, const Recall& recall);  // rates, differences, depth maps, during training
+std::string training_section(const RunData& run);                      // charts (drawn by page.js) and the numbers behind them
+std::string restore_section(const RunData& run);                       // what was done, per layer
+std::string missed_section(const Recall& recall);                      // prompts whose answer was not found
+std::string config_section(const RunData& run);
+
+}  // namespace qkr
