@@ -117,6 +117,22 @@ TEST(Page, SaysWhatIsMissing) {
   EXPECT_EQ(body.find("chart-loss"), std::string::npos);
 }
 
+TEST(Page, ShowsHowTheRunEnded) {
+  const TmpDir dir;
+  dir.write("run/config.yaml", kConfig);
+  const auto body_for = [&](const Json& summary) {
+    dir.write("run/summary.json", summary.dump());
+    return body_of(render_report(dir / "run"));
+  };
+  EXPECT_NE(body_for({{"status", "finished"}}).find("<span class=\"badge good\">finished</span>"), std::string::npos);
+  EXPECT_NE(body_for({{"status", "stopped"}}).find("<span class=\"badge open\">stopped</span>"), std::string::npos);
+  const std::string failed = body_for({{"status", "failed"}, {"message", "step 4: NaN <here>"}, {"seconds", 3725.0}, {"steps", 12345}});
+  EXPECT_NE(failed.find("<span class=\"badge bad\">failed</span>"), std::string::npos);
+  EXPECT_NE(failed.find("<p class=\"message\">step 4: NaN &lt;here&gt;</p>"), std::string::npos);
+  EXPECT_NE(failed.find("<dt>time</dt><dd title=\"3725.0 s\">1h02m</dd>"), std::string::npos);
+  EXPECT_NE(failed.find("<dt>steps</dt><dd title=\"12345\">12,345</dd>"), std::string::npos);
+}
+
 TEST(Page, LeavesOutATornLastLineAndSaysSo) {
   const TmpDir dir;
   dir.write("run/config.yaml", kConfig);

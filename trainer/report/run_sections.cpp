@@ -36,10 +36,11 @@ std::string facts(const RunData& run) {
   return list + "</dl>\n";
 }
 
+// A run that a signal stopped has neither failed nor finished; one without a summary neither.
 std::string status_badge(const RunData& run) {
   const std::string status = text_of(run.summary, "status");
-  const bool good = status == "done" || status == "ok" || status == "finished";
-  return concat("<span class=\"badge ", status.empty() ? "unknown" : good ? "good" : "bad", "\">",
+  const bool open = status.empty() || status == "stopped";
+  return concat("<span class=\"badge ", open ? "open" : status == "finished" ? "good" : "bad", "\">",
                 status.empty() ? "not finished" : escape(status), "</span>");
 }
 
