@@ -1,0 +1,69 @@
+#include "trainer/probe/record.h"
+
+#include <cmath>
+#include <type_traits>
+
+#include "trainer/core/error.h"
+
+namespace qkr {
+namespace {
+
+// Walks key and member together, so that writing and reading cannot differ.
+template <class Result, class Visitor>
+void visit(Result& r, Visitor&& field) {
+  field("stage", r.stage);
+  field("step", r.step);
+  field("id", r.id);
+  field("task", r.task);
+  field("length", r.length);
+  field("index", r.index);
+  field("depth", r.depth);
+  field("prompt_tokens", r.prompt_tokens);
+  field("key", r.key);
+  field("value", r.value);
+  field("outputs", r.outputs);
+  field("prediction", r.prediction);
+  field("score", r.score);
+  field("hit", r.hit);
+  field("null", r.is_null);
+  field("generated_tokens", r.generated_tokens);
+  field("stopped", r.stopped);
+  field("seconds", r.seconds);
+  field("mode", r.mode);
+  field("reading", r.reading);
+  field("haystack", r.haystack);
+  field("haystack_sha256", r.haystack_sha256);
+  field("sentence_rule", r.sentence_rule);
+}
+
+}  // namespace
+
+nlohmann::ordered_json to_json(const ItemResult& result) {
+  nlohmann::ordered_json row;
+  visit(result, [&](const char* key, const auto& value) { row[key] = value; });
+  row["seconds"] = std::round(result.seconds * 1000) / 1000;
+  return row;
+}
+
+ItemResult item_result_from_json(const nlohmann::ordered_json& row, const std::string& place) {
+  if (!row.is_object()) fail(place, ": must be an object");
+  ItemResult result;
+  visit(result, [&](const char* key, auto& value) {
+    const auto found = row.find(key);
+    if (found == row.end()) fail(place, ": must have the key \"", key, "\"");
+    using Value = std::remove_reference_t<decltype(value)>;
+    bool fits = found->is_string();
+    if constexpr (std::is_same_v<Value, bool>) fits = found->is_boolean();
+    if constexpr (std::is_same_v<Value, int64_t>) fits = found->is_number_integer();
+    if constexpr (std::is_same_v<Value, double>) fits = found->is_number();
+    if constexpr (std::is_same_v<Value, std::vector<std::string>>) {
+      fits = found->is_array();
+      for (const auto& part : *found) fits = fits && part.is_string();
+    }
+    if (!fits) fail(place, ": \"", key, "\" has the wrong type, got ", found->type_name());
+    found->get_to(value);
+  });
+  return result;
+}
+
+}  // namespace qkr

@@ -1,0 +1,89 @@
+#include "trainer/probe/runner.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "trainer/core/error.h"
+#include "trainer/probe/scoring.h"
+
+namespace qkr {
+namespace {
+
+// Why to stop after `so_far`, or "". Only the newest tokens are decoded: a value that ends further
+// back was seen before. A token adds at least a character to it, but for the few (half a character,
+// a special one) that the margin is for.
+std::string stop_reason(const std::vector<int32_t>& so_far, const NeedleItem& item,
+                        const TextCodec& codec, const ProbeOptions& options) {
+  if (so_far.empty()) return "";
+  if (std::find(options.eos_ids.begin(), options.eos_ids.end(), so_far.back()) !=
+      options.eos_ids.end())
+    return "eos";
+  const size_t window = std::min(so_far.size(), item.value.size() + 16);
+  if (holds_answer(codec.decode({so_far.end() - static_cast<std::ptrdiff_t>(window), so_far.end()}),
+                   item.value))
+    return "value";
+  return static_cast<int64_t>(so_far.size()) >= options.max_new_tokens ? "length" : "";
+}
+
+ItemResult describe(const NeedleItem& item, const ProbeOptions& options) {
+  ItemResult result;
+  result.stage = options.stage;
+  result.step = options.step;
+  result.id = item.id;
+  result.task = needle_task_name(item.task);
+  result.length = item.length;
+  result.index = item.index;
+  result.depth = item.depth;
+  result.prompt_tokens = item.prompt_tokens;
+  result.key = item.key;
+  result.value = item.value;
+  result.outputs = {item.value};
+  result.mode = options.mode;
+  result.reading = options.reading;
+  result.haystack = item.haystack;
+  result.haystack_sha256 = item.haystack_sha256;
+  result.sentence_rule = item.sentence_rule;
+  return result;
+}
+
+ItemResult measure(const NeedleItem& item, const Generator& generate, const TextCodec& codec,
+                   const ProbeOptions& options) {
+  ItemResult result = describe(item, options);
+  result.stopped = "generator";
+  const auto begin = std::chrono::steady_clock::now();
+  std::vector<int32_t> ids = generate(item.ids, [&](const std::vector<int32_t>& so_far) {
+    const std::string reason = stop_reason(so_far, item, codec, options);
+    if (!reason.empty()) result.stopped = reason;
+    return !reason.empty();
+  });
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  result.generated_tokens = static_cast<int64_t>(ids.size());
+  if (result.stopped == "eos" && !ids.empty()) ids.pop_back();
+  result.prediction = codec.decode(ids);
+  const std::string cleaned = clean_prediction(result.prediction);
+  const double share = string_match(cleaned, result.outputs);
+  result.score = round_2(share * 100);
+  result.hit = share == 1;
+  result.is_null = cleaned.empty();
+  return result;
+}
+
+}  // namespace
+
+std::vector<ItemResult> run_probe(const std::vector<NeedleItem>& items, const Generator& generate,
+                                  const TextCodec& codec, const ProbeOptions& options,
+                                  const ProbeProgress& progress) {
+  if (options.max_new_tokens < 1)
+    fail("probe.max_new_tokens: must be at least 1, got ", options.max_new_tokens);
+  std::vector<ItemResult> results;
+  results.reserve(items.size());
+  for (const NeedleItem& item : items) {
+    results.push_back(measure(item, generate, codec, options));
+    if (progress)
+      progress(results.back(), static_cast<int64_t>(results.size()),
+               static_cast<int64_t>(items.size()));
+  }
+  return results;
+}
+
+}  // namespace qkr

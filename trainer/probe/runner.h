@@ -1,0 +1,58 @@
+// Items through a model: greedy text, RULER's score, one result an item.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "trainer/probe/codec.h"
+#include "trainer/probe/items.h"
+
+namespace qkr {
+
+// Continues `prompt` greedily, one token after the other, until stop(everything generated so far)
+// says so (it is asked after each token). Returns what was generated, the last token included. It
+// needs no limit of its own.
+using StopRule = std::function<bool(const std::vector<int32_t>& so_far)>;
+using Generator =
+    std::function<std::vector<int32_t>(const std::vector<int32_t>& prompt, const StopRule& stop)>;
+
+struct ProbeOptions {
+  std::string stage;  // "start", "end", "restored", "step-200"
+  int64_t step = 0;   // optimizer steps done
+  std::string reading = "generate";
+  std::string mode = "base";
+  int64_t max_new_tokens = 128;
+  std::vector<int32_t> eos_ids;  // any of them ends a text; none: only the limit does
+};
+
+// One line of probe.jsonl.
+struct ItemResult {
+  std::string stage;
+  int64_t step = 0;
+  std::string id, task;
+  int64_t length = 0, index = 0;
+  double depth = 0;
+  int64_t prompt_tokens = 0;
+  std::string key, value;
+  std::vector<std::string> outputs;
+  std::string prediction;        // as it was decoded, end token left out
+  double score = 0;              // 0 .. 100
+  bool hit = false;              // every output found
+  bool is_null = false;          // nothing left after cleaning
+  int64_t generated_tokens = 0;  // the end token counts
+  std::string stopped;  // "value": it has appeared, so the score cannot change; "eos"; "length";
+                        // "generator": it gave up
+  double seconds = 0;
+  std::string mode, reading, haystack, haystack_sha256, sentence_rule;
+};
+
+// Called after every item; `done` of `total` are measured.
+using ProbeProgress = std::function<void(const ItemResult& result, int64_t done, int64_t total)>;
+
+std::vector<ItemResult> run_probe(const std::vector<NeedleItem>& items, const Generator& generate,
+                                  const TextCodec& codec, const ProbeOptions& options,
+                                  const ProbeProgress& progress = {});
+
+}  // namespace qkr
