@@ -1,5 +1,6 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <sys/inotify.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -79,6 +80,30 @@ TEST(DropCheckpointsAfter, MakesWayForARunThatResumedFromAnOlderOne) {
   EXPECT_EQ(names_in(dir.path()), (Names{"step-000100", "step-000200"}));
   save_at(dir.path(), 300);
   EXPECT_EQ(latest_checkpoint(dir.path()), dir / "step-000300");
+}
+
+// What happened to `name` in a watched folder while `action` ran: the inotify masks, in order.
+std::vector<uint32_t> events_of(const fs::path& folder, const std::string& name, const std::function<void()>& action) {
+  const int watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+  inotify_add_watch(watch, folder.c_str(), IN_CREATE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE);
+  action();
+  std::vector<uint32_t> masks;
+  alignas(inotify_event) char buffer[1 << 16];
+  const ssize_t bytes = read(watch, buffer, sizeof buffer);
+  for (ssize_t at = 0; at < bytes;) {
+    const auto* event = reinterpret_cast<const inotify_event*>(buffer + at);
+    if (name == event->name) masks.push_back(event->mask & ~uint32_t{IN_ISDIR});
+    at += static_cast<ssize_t>(sizeof(inotify_event)) + event->len;
+  }
+  close(watch);
+  return masks;
+}
+
+TEST(KillSafety, ACheckpointComesAndGoesInOneRename) {
+  const TmpDir dir;
+  EXPECT_EQ(events_of(dir.path(), "step-000001", [&] { save_at(dir.path(), 1); }), std::vector<uint32_t>{IN_MOVED_TO});
+  save_at(dir.path(), 2);
+  EXPECT_EQ(events_of(dir.path(), "step-000001", [&] { prune_checkpoints(dir.path(), 1); }), std::vector<uint32_t>{IN_MOVED_FROM});
 }
 
 // A child saves and prunes without end and is killed at an arbitrary moment: a finished checkpoint is always there and whole.
