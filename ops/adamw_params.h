@@ -44,7 +44,8 @@ void with_adamw_params(const AdamwArguments& a, F&& f) {
   const at::Tensor grad = a.grad.contiguous();
   const bool bf16_grad = grad.scalar_type() == at::kBFloat16;
   if (a.weight.scalar_type() == at::kBFloat16) {
-    const SplitMaster master{static_cast<Bf16*>(a.weight.mutable_data_ptr()), a.master_low->mutable_data_ptr<int16_t>()};
+    const SplitMaster master{static_cast<Bf16*>(a.weight.mutable_data_ptr()),
+                             a.master_low->mutable_data_ptr<int16_t>()};
     bf16_grad ? f(adamw_params<Bf16>(a, grad, master)) : f(adamw_params<float>(a, grad, master));
   } else {
     const Fp32Master master{a.weight.mutable_data_ptr<float>()};

@@ -16,11 +16,12 @@ constexpr const char* kOp = "adamw_split_";
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-using Signature = void(const Tensor&, const OptionalTensor&, const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, double,
-                       double, double, double, double, int64_t);
+using Signature = void(const Tensor&, const OptionalTensor&, const Tensor&, const Tensor&, const Tensor&,
+                       const OptionalTensor&, double, double, double, double, double, int64_t);
 
 auto& handle() {
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("qk_restore::adamw_split_", "").typed<Signature>();
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("qk_restore::adamw_split_", "").typed<Signature>();
   return op;
 }
 
@@ -34,9 +35,10 @@ void check_options(const AdamwOptions& o) {
 }
 
 void adamw_cpu_key(const Tensor& weight, const OptionalTensor& master_low, const Tensor& grad, const Tensor& exp_avg,
-                   const Tensor& exp_avg_sq, const OptionalTensor& clip_scale, double lr, double beta1, double beta2, double eps,
-                   double weight_decay, int64_t step) {
-  const AdamwArguments a{weight, master_low, grad, exp_avg, exp_avg_sq, clip_scale, {lr, beta1, beta2, eps, weight_decay, step}};
+                   const Tensor& exp_avg_sq, const OptionalTensor& clip_scale, double lr, double beta1, double beta2,
+                   double eps, double weight_decay, int64_t step) {
+  const AdamwArguments a{
+      weight, master_low, grad, exp_avg, exp_avg_sq, clip_scale, {lr, beta1, beta2, eps, weight_decay, step}};
   check_adamw(a);
   with_adamw_params(a, [](const auto& p) {
     constexpr int64_t kGrain = 1 << 15;
@@ -45,16 +47,16 @@ void adamw_cpu_key(const Tensor& weight, const OptionalTensor& master_low, const
 }
 
 void adamw_meta(const Tensor& weight, const OptionalTensor& master_low, const Tensor& grad, const Tensor& exp_avg,
-                const Tensor& exp_avg_sq, const OptionalTensor& clip_scale, double lr, double beta1, double beta2, double eps,
-                double weight_decay, int64_t step) {
+                const Tensor& exp_avg_sq, const OptionalTensor& clip_scale, double lr, double beta1, double beta2,
+                double eps, double weight_decay, int64_t step) {
   check_adamw({weight, master_low, grad, exp_avg, exp_avg_sq, clip_scale, {lr, beta1, beta2, eps, weight_decay, step}});
 }
 
 // An optimizer step is outside of every graph, although the weight is a leaf that requires grad. Version counters move, so that
 // a graph that still needs the old weight says so instead of using the new one.
 void adamw_autograd(const Tensor& weight, const OptionalTensor& master_low, const Tensor& grad, const Tensor& exp_avg,
-                    const Tensor& exp_avg_sq, const OptionalTensor& clip_scale, double lr, double beta1, double beta2, double eps,
-                    double weight_decay, int64_t step) {
+                    const Tensor& exp_avg_sq, const OptionalTensor& clip_scale, double lr, double beta1, double beta2,
+                    double eps, double weight_decay, int64_t step) {
   check_no_grad(kOp, "grad", grad);
   {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -75,8 +77,9 @@ void check_adamw(const AdamwArguments& a) {
   check_dtype(kOp, "weight", a.weight, {at::kBFloat16, at::kFloat});
   check_contiguous(kOp, "weight", a.weight);
   const bool split = a.weight.scalar_type() == at::kBFloat16;
-  TORCH_CHECK(split == a.master_low.has_value(), kOp, ": master_low must be given for bf16 weights and for no others, got ",
-              a.master_low ? "one" : "none", " for ", a.weight.scalar_type());
+  TORCH_CHECK(split == a.master_low.has_value(), kOp,
+              ": master_low must be given for bf16 weights and for no others, got ", a.master_low ? "one" : "none",
+              " for ", a.weight.scalar_type());
   if (split) {
     same("master_low", *a.master_low);
     check_dtype(kOp, "master_low", *a.master_low, {at::kShort});
@@ -84,7 +87,8 @@ void check_adamw(const AdamwArguments& a) {
   }
   same("grad", a.grad);
   check_dtype(kOp, "grad", a.grad, {at::kBFloat16, at::kFloat});
-  for (const auto& [name, t] : {std::pair<const char*, const Tensor&>{"exp_avg", a.exp_avg}, {"exp_avg_sq", a.exp_avg_sq}}) {
+  for (const auto& [name, t] :
+       {std::pair<const char*, const Tensor&>{"exp_avg", a.exp_avg}, {"exp_avg_sq", a.exp_avg_sq}}) {
     same(name, t);
     check_dtype(kOp, name, t, {at::kFloat});
     check_contiguous(kOp, name, t);
@@ -99,7 +103,8 @@ void check_adamw(const AdamwArguments& a) {
 
 void adamw_split_(const Tensor& weight, const OptionalTensor& master_low, const Tensor& grad, const Tensor& exp_avg,
                   const Tensor& exp_avg_sq, const OptionalTensor& clip_scale, const AdamwOptions& o) {
-  handle().call(weight, master_low, grad, exp_avg, exp_avg_sq, clip_scale, o.lr, o.beta1, o.beta2, o.eps, o.weight_decay, o.step);
+  handle().call(weight, master_low, grad, exp_avg, exp_avg_sq, clip_scale, o.lr, o.beta1, o.beta2, o.eps,
+                o.weight_decay, o.step);
 }
 
 // In int64, where no addition can overflow.
@@ -107,7 +112,8 @@ std::pair<Tensor, Tensor> split_master(const Tensor& master) {
   check_dtype("split_master", "master", master, {at::kFloat});
   const Tensor dense = master.detach().contiguous();
   const Tensor bits = dense.view(at::kInt).to(at::kLong);
-  const Tensor high = (bits + 0x8000).bitwise_right_shift(16);  // [-2^15, 2^15]: 2^15 would be a carry into the sign, a NaN
+  const Tensor high =
+      (bits + 0x8000).bitwise_right_shift(16);  // [-2^15, 2^15]: 2^15 would be a carry into the sign, a NaN
   const Tensor low = bits - high * 65536;
   const Tensor is_nan = dense.isnan();
   const Tensor quiet = at::where(bits < 0, -0x40, 0x7fc0).to(at::kLong);  // 0xffc0 and 0x7fc0 as int16

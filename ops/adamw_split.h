@@ -10,24 +10,24 @@ namespace qkr {
 
 struct AdamwOptions {
   double lr = 0, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0;  // each is rounded to fp32
-  int64_t step = 1;  // 1 for the first update
+  int64_t step = 1;                                                        // 1 for the first update
 };
 
 // One step, in place; nothing waits for the device. The rounding is that of PyTorch's fused CUDA AdamW on the fp32 master, to
 // the bit, on CUDA; the CPU runs the same expression (its powf may differ by an ulp). Formula: csrc/adamw/params.h.
 // Shapes are those of weight; everything on its device and, but for grad, contiguous.
-void adamw_split_(const at::Tensor& weight,                      // any shape, bf16 or fp32; may require grad
-                  const std::optional<at::Tensor>& master_low,   // int16; for bf16 weights, and only for them
-                  const at::Tensor& grad,                        // bf16 or fp32, any strides
-                  const at::Tensor& exp_avg,                     // fp32
-                  const at::Tensor& exp_avg_sq,                  // fp32
-                  const std::optional<at::Tensor>& clip_scale,   // fp32, one element, multiplied into grad
+void adamw_split_(const at::Tensor& weight,                     // any shape, bf16 or fp32; may require grad
+                  const std::optional<at::Tensor>& master_low,  // int16; for bf16 weights, and only for them
+                  const at::Tensor& grad,                       // bf16 or fp32, any strides
+                  const at::Tensor& exp_avg,                    // fp32
+                  const at::Tensor& exp_avg_sq,                 // fp32
+                  const std::optional<at::Tensor>& clip_scale,  // fp32, one element, multiplied into grad
                   const AdamwOptions& options);
 
 // The two halves of an fp32 tensor: {bf16 weight, int16 remainder}, dense, on its device. join_master is the inverse, bit for
 // bit, for all finite values and infinities; a NaN stays a NaN. The weight is fp32 rounded half up (in magnitude), so a
 // master whose remainder is zero is just the bf16 weight: Note [Split master] in csrc/adamw/params.h.
-std::pair<at::Tensor, at::Tensor> split_master(const at::Tensor& master);             // fp32
-at::Tensor join_master(const at::Tensor& weight, const at::Tensor& master_low);       // bf16, int16 -> fp32
+std::pair<at::Tensor, at::Tensor> split_master(const at::Tensor& master);        // fp32
+at::Tensor join_master(const at::Tensor& weight, const at::Tensor& master_low);  // bf16, int16 -> fp32
 
 }  // namespace qkr

@@ -14,9 +14,10 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 void adamw_cuda(const Tensor& weight, const OptionalTensor& master_low, const Tensor& grad, const Tensor& exp_avg,
-                const Tensor& exp_avg_sq, const OptionalTensor& clip_scale, double lr, double beta1, double beta2, double eps,
-                double weight_decay, int64_t step) {
-  const AdamwArguments a{weight, master_low, grad, exp_avg, exp_avg_sq, clip_scale, {lr, beta1, beta2, eps, weight_decay, step}};
+                const Tensor& exp_avg_sq, const OptionalTensor& clip_scale, double lr, double beta1, double beta2,
+                double eps, double weight_decay, int64_t step) {
+  const AdamwArguments a{
+      weight, master_low, grad, exp_avg, exp_avg_sq, clip_scale, {lr, beta1, beta2, eps, weight_decay, step}};
   check_adamw(a);
   const c10::cuda::CUDAGuard device(weight.device());
   const auto stream = c10::cuda::getCurrentCUDAStream();

@@ -5,6 +5,7 @@
 #include <c10/core/GradMode.h>
 
 #include <initializer_list>
+#include <string>
 
 namespace qkr {
 
@@ -17,7 +18,8 @@ inline void check_shape(const char* op, const char* name, const at::Tensor& t, a
   TORCH_CHECK(t.sizes() == want, op, ": ", name, " must have shape ", want, ", got ", t.sizes());
 }
 
-inline void check_dtype(const char* op, const char* name, const at::Tensor& t, std::initializer_list<at::ScalarType> allowed) {
+inline void check_dtype(const char* op, const char* name, const at::Tensor& t,
+                        std::initializer_list<at::ScalarType> allowed) {
   std::string names;
   for (const at::ScalarType type : allowed) {
     if (t.scalar_type() == type) return;
@@ -26,9 +28,10 @@ inline void check_dtype(const char* op, const char* name, const at::Tensor& t, s
   TORCH_CHECK(false, op, ": ", name, " must be ", names, ", got ", t.scalar_type());
 }
 
-inline void check_device(const char* op, const char* name, const at::Tensor& t, const char* other_name, const at::Tensor& other) {
-  TORCH_CHECK(t.device() == other.device(), op, ": ", name, " must be on the device of ", other_name, " (", other.device(), "), got ",
-              t.device());
+inline void check_device(const char* op, const char* name, const at::Tensor& t, const char* other_name,
+                         const at::Tensor& other) {
+  TORCH_CHECK(t.device() == other.device(), op, ": ", name, " must be on the device of ", other_name, " (",
+              other.device(), "), got ", t.device());
 }
 
 inline void check_contiguous(const char* op, const char* name, const at::Tensor& t) {
@@ -37,8 +40,9 @@ inline void check_contiguous(const char* op, const char* name, const at::Tensor&
 
 // For operators without a derivative.
 inline void check_no_grad(const char* op, const char* name, const at::Tensor& t) {
-  TORCH_CHECK(!(c10::GradMode::is_enabled() && t.requires_grad()), op, ": ", name,
-              " must not require grad, got one that does: the operator has no derivative; detach it or work under no_grad");
+  TORCH_CHECK(
+      !(c10::GradMode::is_enabled() && t.requires_grad()), op, ": ", name,
+      " must not require grad, got one that does: the operator has no derivative; detach it or work under no_grad");
 }
 
 }  // namespace qkr

@@ -40,8 +40,14 @@ PolarCertificate read_certificate(const Tensor& row) {
   const Tensor host = row.cpu().contiguous();
   const double* const c = host.const_data_ptr<double>();
   const auto flags = static_cast<int64_t>(c[kPolarFlags]);
-  return {c[kPolarOrthogonality], c[kPolarSkew],          c[kPolarCholesky] == 1, static_cast<int64_t>(c[kPolarIterations]),
-          c[kPolarGapBound],      c[kPolarFallback] == 1, c[kPolarKappa],         (flags & kPolarZeroMatrix) != 0,
+  return {c[kPolarOrthogonality],
+          c[kPolarSkew],
+          c[kPolarCholesky] == 1,
+          static_cast<int64_t>(c[kPolarIterations]),
+          c[kPolarGapBound],
+          c[kPolarFallback] == 1,
+          c[kPolarKappa],
+          (flags & kPolarZeroMatrix) != 0,
           (flags & kPolarRankDeficient) != 0};
 }
 

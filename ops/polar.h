@@ -19,8 +19,8 @@ enum PolarColumn : int64_t {
   kPolarIterations = 3,     // Newton-Schulz steps; 0 where the SVD was the method
   kPolarGapBound = 4,       // the bound above over tr H; infinite without the Cholesky factor
   kPolarFallback = 5,       // 1: the iteration did not certify, this matrix went to the SVD
-  kPolarKappa = 6,          // condition number of M, an estimate (a factor of 2) that saturates near 1e11; NaN if unknown
-  kPolarFlags = 7,          // sum of PolarFlag
+  kPolarKappa = 6,  // condition number of M, an estimate (a factor of 2) that saturates near 1e11; NaN if unknown
+  kPolarFlags = 7,  // sum of PolarFlag
   kPolarColumns = 8,
 };
 

@@ -12,7 +12,8 @@ namespace {
 using at::Tensor;
 
 void check_solver(cusolverStatus_t status, const char* call) {
-  TORCH_CHECK(status == CUSOLVER_STATUS_SUCCESS, "polar: ", call, " must succeed, got cuSOLVER status ", static_cast<int>(status));
+  TORCH_CHECK(status == CUSOLVER_STATUS_SUCCESS, "polar: ", call, " must succeed, got cuSOLVER status ",
+              static_cast<int>(status));
 }
 
 class SolverHandle {
@@ -20,14 +21,20 @@ class SolverHandle {
   explicit SolverHandle(cudaStream_t stream) {
     check_solver(cusolverDnCreate(&handle_), "cusolverDnCreate");
     check_solver(cusolverDnSetStream(handle_, stream), "cusolverDnSetStream");
+    check_solver(cusolverDnCreateParams(&params_), "cusolverDnCreateParams");
   }
-  ~SolverHandle() { cusolverDnDestroy(handle_); }
+  ~SolverHandle() {
+    cusolverDnDestroyParams(params_);
+    cusolverDnDestroy(handle_);
+  }
   SolverHandle(const SolverHandle&) = delete;
   SolverHandle& operator=(const SolverHandle&) = delete;
   cusolverDnHandle_t get() const { return handle_; }
+  cusolverDnParams_t params() const { return params_; }
 
  private:
   cusolverDnHandle_t handle_ = nullptr;
+  cusolverDnParams_t params_ = nullptr;
 };
 
 // QR-iteration SVD in fp64 of one matrix. cuSOLVER is column-major, so it is given m^T = V S U^T, and its two factors, read
@@ -39,16 +46,17 @@ std::tuple<Tensor, Tensor, Tensor> cusolver_svd(const Tensor& m) {
   Tensor u = at::empty_like(a), vh = at::empty_like(a), s = at::empty({n}, a.options());
   Tensor info = at::zeros({1}, a.options().dtype(at::kInt));
   size_t device_bytes = 0, host_bytes = 0;
-  check_solver(cusolverDnXgesvd_bufferSize(solver.get(), nullptr, 'A', 'A', n, n, CUDA_R_64F, a.data_ptr(), n, CUDA_R_64F, s.data_ptr(),
-                                           CUDA_R_64F, vh.data_ptr(), n, CUDA_R_64F, u.data_ptr(), n, CUDA_R_64F, &device_bytes,
-                                           &host_bytes),
+  check_solver(cusolverDnXgesvd_bufferSize(solver.get(), solver.params(), 'A', 'A', n, n, CUDA_R_64F, a.data_ptr(), n,
+                                           CUDA_R_64F, s.data_ptr(), CUDA_R_64F, vh.data_ptr(), n, CUDA_R_64F,
+                                           u.data_ptr(), n, CUDA_R_64F, &device_bytes, &host_bytes),
                "cusolverDnXgesvd_bufferSize");
   Tensor device_work = at::empty({static_cast<int64_t>(device_bytes)}, a.options().dtype(at::kByte));
   Tensor host_work = at::empty({static_cast<int64_t>(host_bytes)}, at::kByte);
-  check_solver(cusolverDnXgesvd(solver.get(), nullptr, 'A', 'A', n, n, CUDA_R_64F, a.data_ptr(), n, CUDA_R_64F, s.data_ptr(), CUDA_R_64F,
-                                vh.data_ptr(), n, CUDA_R_64F, u.data_ptr(), n, CUDA_R_64F, device_work.data_ptr(), device_bytes,
-                                host_work.data_ptr(), host_bytes, info.data_ptr<int>()),
-               "cusolverDnXgesvd");
+  check_solver(
+      cusolverDnXgesvd(solver.get(), solver.params(), 'A', 'A', n, n, CUDA_R_64F, a.data_ptr(), n, CUDA_R_64F,
+                       s.data_ptr(), CUDA_R_64F, vh.data_ptr(), n, CUDA_R_64F, u.data_ptr(), n, CUDA_R_64F,
+                       device_work.data_ptr(), device_bytes, host_work.data_ptr(), host_bytes, info.data_ptr<int>()),
+      "cusolverDnXgesvd");
   const int failed = info.item<int>();  // waits, so that the host workspace outlives its use
   TORCH_CHECK(failed == 0, "polar: cusolverDnXgesvd must converge, got info ", failed);
   return {u, s, vh};

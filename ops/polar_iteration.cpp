@@ -55,7 +55,11 @@ std::pair<Tensor, Tensor> scaled(const Tensor& m) {
 // Extreme eigenvalues of H + delta I by power iteration on it and on its inverse, from a start without structure.
 Tensor condition_estimate(const Tensor& h, const Tensor& cholesky) {
   const int64_t n = h.size(-1);
-  Tensor v = (at::arange(1, n + 1, h.options()) * 1.618033988749895).frac().add_(0.25).view({1, n, 1}).expand({h.size(0), n, 1});
+  Tensor v = (at::arange(1, n + 1, h.options()) * 1.618033988749895)
+                 .frac()
+                 .add_(0.25)
+                 .view({1, n, 1})
+                 .expand({h.size(0), n, 1});
   Tensor w = v;
   constexpr int kRounds = 12;
   for (int round = 0; round < kRounds; ++round) {
@@ -83,7 +87,8 @@ Tensor certificate_of(const Tensor& m, const Tensor& zero, const Tensor& r) {
   const auto [factor, info] = at::linalg_cholesky_ex(shifted);
   const Tensor passed = info == 0;
   const Tensor trace = h.diagonal(0, -2, -1).sum(-1);
-  const Tensor gap = ((2 * n * delta + std::sqrt(n) * skew) / trace).masked_fill(passed.logical_not(), kInfinity).masked_fill(zero, 0);
+  const Tensor gap =
+      ((2 * n * delta + std::sqrt(n) * skew) / trace).masked_fill(passed.logical_not(), kInfinity).masked_fill(zero, 0);
   const Tensor safe = at::where(passed.view({-1, 1, 1}), factor, identity_like(h));
   const Tensor kappa = condition_estimate(shifted, safe).masked_fill(passed.logical_not().logical_or(zero), NAN);
 
@@ -98,9 +103,9 @@ Tensor certificate_of(const Tensor& m, const Tensor& zero, const Tensor& r) {
 }
 
 struct Iterated {
-  Tensor r;                      // [B, n, n]
-  std::vector<int64_t> steps;    // [B]
-  std::vector<bool> converged;   // [B]
+  Tensor r;                     // [B, n, n]
+  std::vector<int64_t> steps;   // [B]
+  std::vector<bool> converged;  // [B]
 };
 
 Tensor index_tensor(const std::vector<int64_t>& indices, const Tensor& like) {
@@ -151,7 +156,8 @@ Iterated newton_schulz(const Tensor& m, const NewtonSchulzOptions& options) {
 
 void check_polar(const Tensor& m, double anchor) {
   check_that(m.dim() >= 2, kOp, "m", "have at least 2 dimensions", m.dim());
-  check_that(m.size(-1) == m.size(-2) && m.size(-1) > 0, kOp, "m", "hold square matrices [..., n, n], n > 0", m.sizes());
+  check_that(m.size(-1) == m.size(-2) && m.size(-1) > 0, kOp, "m", "hold square matrices [..., n, n], n > 0",
+             m.sizes());
   check_dtype(kOp, "m", m, {at::kFloat, at::kDouble});
   check_that(anchor >= 0 && std::isfinite(anchor), kOp, "anchor", "be finite and at least 0", anchor);
 }

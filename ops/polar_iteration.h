@@ -38,8 +38,9 @@ std::tuple<at::Tensor, bool> polar_from_svd(const at::Tensor& m, const SvdOfOne&
 PolarSolution polar_by_svd(const PolarProblem& problem, const SvdOfOne& svd);
 
 struct NewtonSchulzOptions {
-  double sigma_min = 1e-8;  // guess of the smallest singular value over the bound; too large only costs plain steps at the end
-  int max_steps = 40;       // at 1e-8 this reaches kappa 1e10; rounding noise in a null space stays below 1e-6 until then
+  double sigma_min =
+      1e-8;  // guess of the smallest singular value over the bound; too large only costs plain steps at the end
+  int max_steps = 40;  // at 1e-8 this reaches kappa 1e10; rounding noise in a null space stays below 1e-6 until then
 };
 
 // The interval-optimal scaled cubic iteration; each matrix stops by itself. Whatever does not converge or certify goes through

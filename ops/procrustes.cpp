@@ -27,8 +27,8 @@ void check_procrustes(const Tensor& w_pre, const Tensor& w_post, double anchor) 
 // Any device that has polar.
 Results procrustes_composite(const Tensor& w_pre, const Tensor& w_post, double anchor) {
   check_procrustes(w_pre, w_post, anchor);
-  const Tensor pre = w_pre.to(at::kDouble);                       // [rows, d]
-  const Tensor m = at::mm(pre.t(), w_post.to(at::kDouble));       // [d, d]
+  const Tensor pre = w_pre.to(at::kDouble);                  // [rows, d]
+  const Tensor m = at::mm(pre.t(), w_post.to(at::kDouble));  // [d, d]
   const auto [r, certificate] = polar(m, anchor);
   return {round_once(at::mm(pre, r), w_pre.scalar_type()), r, certificate};
 }
@@ -36,7 +36,8 @@ Results procrustes_composite(const Tensor& w_pre, const Tensor& w_post, double a
 Results procrustes_meta(const Tensor& w_pre, const Tensor& w_post, double anchor) {
   check_procrustes(w_pre, w_post, anchor);
   const auto fp64 = w_pre.options().dtype(at::kDouble);
-  return {at::empty(w_pre.sizes(), w_pre.options()), at::empty({w_pre.size(1), w_pre.size(1)}, fp64), at::empty({kPolarColumns}, fp64)};
+  return {at::empty(w_pre.sizes(), w_pre.options()), at::empty({w_pre.size(1), w_pre.size(1)}, fp64),
+          at::empty({kPolarColumns}, fp64)};
 }
 
 Results procrustes_autograd(const Tensor& w_pre, const Tensor& w_post, double anchor) {

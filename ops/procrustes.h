@@ -10,10 +10,11 @@ namespace qkr {
 // r = argmin over orthogonal R of ||w_pre R - w_post||_F^2 + mu ||R - I||_F^2 = polar(w_pre^T w_post, anchor) with
 // mu = anchor * mean|diag(w_pre^T w_post)|, and restored = w_pre r. fp64 throughout (a sum in fp32 would move r by 1e-7 kappa,
 // and the product is a small part of the work), then one rounding. Deterministic; no derivative. Throws as polar does.
-std::tuple<at::Tensor, at::Tensor, at::Tensor>  // restored [rows, d] of w_pre's dtype; r [d, d] float64; certificate [8] float64
-procrustes(const at::Tensor& w_pre,             // [rows, d] bf16, fp16, fp32 or fp64
-           const at::Tensor& w_post,            // [rows, d] of the same dtype
-           double anchor);                      // >= 0; large: restored = w_pre
+std::tuple<at::Tensor, at::Tensor,
+           at::Tensor>                // restored [rows, d] of w_pre's dtype; r [d, d] float64; certificate [8] float64
+procrustes(const at::Tensor& w_pre,   // [rows, d] bf16, fp16, fp32 or fp64
+           const at::Tensor& w_post,  // [rows, d] of the same dtype
+           double anchor);            // >= 0; large: restored = w_pre
 
 // x [...] fp64 to `dtype` by one rounding to nearest even. Tensor::to goes through fp32 on the way to bf16 and fp16, which
 // rounds twice.

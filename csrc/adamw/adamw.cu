@@ -38,7 +38,8 @@ __device__ inline void store(const SplitMaster& m, int64_t pack, const float (&w
 }
 
 template <int kPack, class Master, class Grad>
-__device__ inline void update_pack(const AdamwParams<Master, Grad>& p, const AdamwScalars& scalars, float clip_scale, int64_t pack) {
+__device__ inline void update_pack(const AdamwParams<Master, Grad>& p, const AdamwScalars& scalars, float clip_scale,
+                                   int64_t pack) {
   float weight[kPack];
   load<kPack>(p.master, pack, weight);
   const auto grad = load_pack<kPack>(p.grad, pack);
@@ -77,9 +78,13 @@ __global__ void adamw_kernel(AdamwParams<Master, Grad> p) {
 }
 
 template <int kPack>
-bool is_aligned(const Fp32Master& m) { return is_pack_aligned<kPack>(m.weight); }
+bool is_aligned(const Fp32Master& m) {
+  return is_pack_aligned<kPack>(m.weight);
+}
 template <int kPack>
-bool is_aligned(const SplitMaster& m) { return is_pack_aligned<kPack>(m.high) && is_pack_aligned<kPack>(m.low); }
+bool is_aligned(const SplitMaster& m) {
+  return is_pack_aligned<kPack>(m.high) && is_pack_aligned<kPack>(m.low);
+}
 
 }  // namespace
 
@@ -90,8 +95,8 @@ cudaError_t launch_adamw(const AdamwParams<Master, Grad>& p, cudaStream_t stream
   constexpr int64_t kMaxBlocks = 16 * 132;  // two waves of eight blocks on each SM of an H200; the loop does the rest
   const int64_t blocks = (p.count / kPack + kThreads) / kThreads;
   const auto grid = static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
-  const bool aligned = is_aligned<kPack>(p.master) && is_pack_aligned<kPack>(p.grad) && is_pack_aligned<kPack>(p.exp_avg) &&
-                       is_pack_aligned<kPack>(p.exp_avg_sq);
+  const bool aligned = is_aligned<kPack>(p.master) && is_pack_aligned<kPack>(p.grad) &&
+                       is_pack_aligned<kPack>(p.exp_avg) && is_pack_aligned<kPack>(p.exp_avg_sq);
   if (aligned) {
     adamw_kernel<kPack><<<grid, kThreads, 0, stream>>>(p);
   } else {

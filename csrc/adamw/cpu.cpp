@@ -34,9 +34,17 @@ __attribute__((always_inline)) inline void run(const AdamwParams<Master, Grad>& 
 
 }  // namespace
 
-QKR_CPU_CLONES void adamw_cpu(const AdamwParams<Fp32Master, float>& p, int64_t begin, int64_t end) { run(p, begin, end); }
-QKR_CPU_CLONES void adamw_cpu(const AdamwParams<Fp32Master, Bf16>& p, int64_t begin, int64_t end) { run(p, begin, end); }
-QKR_CPU_CLONES void adamw_cpu(const AdamwParams<SplitMaster, float>& p, int64_t begin, int64_t end) { run(p, begin, end); }
-QKR_CPU_CLONES void adamw_cpu(const AdamwParams<SplitMaster, Bf16>& p, int64_t begin, int64_t end) { run(p, begin, end); }
+QKR_CPU_CLONES void adamw_cpu(const AdamwParams<Fp32Master, float>& p, int64_t begin, int64_t end) {
+  run(p, begin, end);
+}
+QKR_CPU_CLONES void adamw_cpu(const AdamwParams<Fp32Master, Bf16>& p, int64_t begin, int64_t end) {
+  run(p, begin, end);
+}
+QKR_CPU_CLONES void adamw_cpu(const AdamwParams<SplitMaster, float>& p, int64_t begin, int64_t end) {
+  run(p, begin, end);
+}
+QKR_CPU_CLONES void adamw_cpu(const AdamwParams<SplitMaster, Bf16>& p, int64_t begin, int64_t end) {
+  run(p, begin, end);
+}
 
 }  // namespace qkr

@@ -13,8 +13,8 @@ struct AdamwScalars {
   float beta1, beta2, eps;
   float decay;  // lr * weight_decay
   bool decays;
-  float step_size;               // lr / (1 - beta1^t)
-  float bias_correction2_sqrt;   // sqrt(1 - beta2^t)
+  float step_size;              // lr / (1 - beta1^t)
+  float bias_correction2_sqrt;  // sqrt(1 - beta2^t)
 };
 
 QKR_HOST_DEVICE inline AdamwScalars adamw_scalars(const AdamwHyper& h) {

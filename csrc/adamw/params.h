@@ -36,10 +36,10 @@ struct SplitMaster {
 template <class Master, class Grad>
 struct AdamwParams {
   Master master;
-  const Grad* grad = nullptr;        // [count], float or Bf16
-  float* exp_avg = nullptr;          // [count], m
-  float* exp_avg_sq = nullptr;       // [count], v
-  const float* clip_scale = nullptr; // [1] where the arrays are, or null for 1
+  const Grad* grad = nullptr;         // [count], float or Bf16
+  float* exp_avg = nullptr;           // [count], m
+  float* exp_avg_sq = nullptr;        // [count], v
+  const float* clip_scale = nullptr;  // [1] where the arrays are, or null for 1
   int64_t count = 0;
   AdamwHyper hyper;
 };

@@ -25,7 +25,8 @@ State random_state(at::IntArrayRef shape, at::Device device) {
 // PyTorch's own fused AdamW in fp32, in place.
 void fused_reference(State& s, const Tensor& grad, const AdamwOptions& o) {
   const Tensor step = at::full({}, static_cast<double>(o.step), s.master.options());
-  at::_fused_adamw_(s.master, grad, s.exp_avg, s.exp_avg_sq, at::TensorList{}, step, o.lr, o.beta1, o.beta2, o.weight_decay, o.eps,
+  at::_fused_adamw_(s.master, grad, s.exp_avg, s.exp_avg_sq, at::TensorList{}, step, o.lr, o.beta1, o.beta2,
+                    o.weight_decay, o.eps,
                     /*amsgrad=*/false, /*maximize=*/false);
 }
 
@@ -34,7 +35,8 @@ State clone(const State& s) { return {s.master.clone(), s.exp_avg.clone(), s.exp
 // The update by the paper's formula in float64, from rounded options and inputs.
 State truth(const State& s, const Tensor& grad, const AdamwOptions& o) {
   const auto fp32 = [](double x) { return static_cast<double>(static_cast<float>(x)); };
-  const double lr = fp32(o.lr), beta1 = fp32(o.beta1), beta2 = fp32(o.beta2), decay = fp32(o.weight_decay), eps = fp32(o.eps);
+  const double lr = fp32(o.lr), beta1 = fp32(o.beta1), beta2 = fp32(o.beta2), decay = fp32(o.weight_decay),
+               eps = fp32(o.eps);
   const Tensor g = grad.to(at::kDouble);
   Tensor w = s.master.to(at::kDouble) * (1 - lr * decay);
   const Tensor m = s.exp_avg.to(at::kDouble) * beta1 + g * (1 - beta1);
@@ -45,7 +47,9 @@ State truth(const State& s, const Tensor& grad, const AdamwOptions& o) {
 
 class AdamwSplit : public test::DeviceTest {
  protected:
-  AdamwOptions options() const { return {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .step = 1}; }
+  AdamwOptions options() const {
+    return {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .step = 1};
+  }
 };
 
 constexpr int64_t kOddSizes[] = {0, 1, 3, 31, 4099, 100003};
@@ -187,9 +191,8 @@ TEST_P(AdamwSplit, ErrorsNameArgumentRuleAndValue) {
          [&, w = weight, l = low] { adamw_split_(w, l, grad, s.exp_avg.to(at::kDouble), s.exp_avg_sq, {}, o); });
   expect("adamw_split_: weight must be contiguous, got strides [1, 4]",
          [&, w = at::empty({2, 4}, grad.options()).t()] { adamw_split_(w, {}, grad, s.exp_avg, s.exp_avg_sq, {}, o); });
-  expect("adamw_split_: clip_scale must have one element, got 2", [&, w = weight, l = low] {
-    adamw_split_(w, l, grad, s.exp_avg, s.exp_avg_sq, here(at::ones({2})), o);
-  });
+  expect("adamw_split_: clip_scale must have one element, got 2",
+         [&, w = weight, l = low] { adamw_split_(w, l, grad, s.exp_avg, s.exp_avg_sq, here(at::ones({2})), o); });
   expect("adamw_split_: step must be at least 1, got 0", [&, w = weight, l = low, zero = AdamwOptions{.step = 0}] {
     adamw_split_(w, l, grad, s.exp_avg, s.exp_avg_sq, {}, zero);
   });
@@ -208,11 +211,13 @@ TEST_P(AdamwSplit, SplitAndJoinAreExact) {
   EXPECT_GT(nan.sum().item<int64_t>(), 0);
   EXPECT_TRUE(same_bytes(back.masked_select(nan.logical_not()), master.masked_select(nan.logical_not())));
   EXPECT_TRUE(back.masked_select(nan).isnan().all().item<bool>());
-  EXPECT_TRUE(weight.masked_select(nan).isnan().all().item<bool>()) << "a NaN must not show as a number in the bf16 weight";
+  EXPECT_TRUE(weight.masked_select(nan).isnan().all().item<bool>())
+      << "a NaN must not show as a number in the bf16 weight";
   // the weight is the nearest bf16 (ties away from zero)
   const Tensor finite = weight.isfinite();
   const Tensor error = (weight.to(at::kDouble) - master.to(at::kDouble)).abs().masked_select(finite);
-  const Tensor nearest = (master.to(at::kBFloat16).to(at::kDouble) - master.to(at::kDouble)).abs().masked_select(finite);
+  const Tensor nearest =
+      (master.to(at::kBFloat16).to(at::kDouble) - master.to(at::kDouble)).abs().masked_select(finite);
   EXPECT_TRUE(at::equal(error, nearest));
 }
 
@@ -243,7 +248,8 @@ QKR_ON_EVERY_DEVICE(AdamwSplit);
 
 TEST(AdamwSplitMeta, ChecksAsTheRealOnesDo) {
   const auto on_meta = [](at::ScalarType type) { return at::empty({4}, at::TensorOptions(at::kMeta).dtype(type)); };
-  adamw_split_(on_meta(at::kBFloat16), on_meta(at::kShort), on_meta(at::kBFloat16), on_meta(at::kFloat), on_meta(at::kFloat), {}, {});
+  adamw_split_(on_meta(at::kBFloat16), on_meta(at::kShort), on_meta(at::kBFloat16), on_meta(at::kFloat),
+               on_meta(at::kFloat), {}, {});
   const std::string message = QKR_MESSAGE_OF(
       adamw_split_(on_meta(at::kHalf), {}, on_meta(at::kFloat), on_meta(at::kFloat), on_meta(at::kFloat), {}, {}));
   EXPECT_NE(message.find("adamw_split_: weight must be BFloat16 or Float, got Half"), std::string::npos) << message;

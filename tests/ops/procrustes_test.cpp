@@ -88,7 +88,8 @@ TEST_P(Procrustes, ObjectiveIsNeverAboveThatOfTheIdentityNorOfNeighbours) {
     const double mu = anchor * at::mm(w.pre.t(), w.post).diagonal().abs().mean().item<double>();
     const Tensor identity = at::eye(30, at::kDouble);
     const auto objective = [&](const Tensor& rotation) {
-      return ((at::mm(w.pre, rotation) - w.post).square().sum() + mu * (rotation - identity).square().sum()).item<double>();
+      return ((at::mm(w.pre, rotation) - w.post).square().sum() + mu * (rotation - identity).square().sum())
+          .item<double>();
     };
     const double best = objective(r.cpu());
     EXPECT_LT(best, objective(identity));
@@ -103,7 +104,8 @@ TEST_P(Procrustes, StridedInputsAndNoRows) {
   at::manual_seed(5);
   const Pair w = tuned(40, 20, at::kBFloat16);
   const auto [want, r, c] = procrustes(here(w.pre), here(w.post), 0.1);
-  const auto [got, r2, c2] = procrustes(here(w.pre.t().contiguous()).t(), here(at::cat({w.post, w.post}, 1)).narrow(1, 0, 20), 0.1);
+  const auto [got, r2, c2] =
+      procrustes(here(w.pre.t().contiguous()).t(), here(at::cat({w.post, w.post}, 1)).narrow(1, 0, 20), 0.1);
   EXPECT_LE(test::max_abs_difference(r.cpu(), r2.cpu()), 1e-12);
   EXPECT_TRUE(same_bytes(want, got));
   EXPECT_TRUE(got.is_contiguous());
@@ -142,7 +144,8 @@ TEST_P(Procrustes, ErrorsNameArgumentRuleAndValue) {
   const Tensor w = here(at::ones({4, 2}));
   expect("procrustes: w_post must have shape [4, 2], got [2, 2]", QKR_MESSAGE_OF(procrustes(w, w.narrow(0, 0, 2), 0)));
   expect("procrustes: w_post must be Float, got Double", QKR_MESSAGE_OF(procrustes(w, w.to(at::kDouble), 0)));
-  expect("procrustes: w_pre must be a matrix [rows, d], d > 0, got [4]", QKR_MESSAGE_OF(procrustes(w[0].repeat(2), w, 0)));
+  expect("procrustes: w_pre must be a matrix [rows, d], d > 0, got [4]",
+         QKR_MESSAGE_OF(procrustes(w[0].repeat(2), w, 0)));
   expect("procrustes: anchor must be finite and at least 0, got inf", QKR_MESSAGE_OF(procrustes(w, w, INFINITY)));
   expect("procrustes: w_post must not require grad", QKR_MESSAGE_OF(procrustes(w, w.clone().requires_grad_(true), 0)));
   expect("polar: m must be finite, got NaN or Inf in matrix", QKR_MESSAGE_OF(procrustes(w, w * NAN, 0)));
@@ -151,7 +154,9 @@ TEST_P(Procrustes, ErrorsNameArgumentRuleAndValue) {
 TEST_P(Procrustes, RoundsOnceToNearestEven) {
   // a hair above, on, and below the middle of two bf16 numbers; fp32 cannot tell the first and the last from a tie
   const double middle = 1 + 0x1p-8, hair = 0x1p-40, next = 1 + 0x1p-7;
-  const Tensor x = here(at::tensor({middle + hair, middle, middle - hair, -middle - hair, next + 0x1p-8 - hair, 1e300, 0.0, -0.0, NAN}, at::kDouble));
+  const Tensor x = here(
+      at::tensor({middle + hair, middle, middle - hair, -middle - hair, next + 0x1p-8 - hair, 1e300, 0.0, -0.0, NAN},
+                 at::kDouble));
   const std::vector<double> want = {next, 1, 1, -next, next, INFINITY, 0.0, -0.0};
   const Tensor got = round_once(x, at::kBFloat16).cpu();
   EXPECT_TRUE(same_bytes(got.narrow(0, 0, 8), at::tensor(want, at::kDouble).to(at::kBFloat16))) << got;

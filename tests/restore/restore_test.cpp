@@ -180,7 +180,9 @@ TEST_P(Restore, QAndKShareOneRotationWithTheAnchorOfTheLayer) {
     const double mu = anchor * m.diagonal().abs().mean().item<double>();
     const auto [u, sigma, vh] = at::linalg_svd(m + mu * identity);
     const Tensor r = at::mm(u, vh), want = at::mm(pre, r);
-    const auto relative = [](const Tensor& a, const Tensor& b) { return (at::linalg_vector_norm(a) / at::linalg_vector_norm(b)).item<double>(); };
+    const auto relative = [](const Tensor& a, const Tensor& b) {
+      return (at::linalg_vector_norm(a) / at::linalg_vector_norm(b)).item<double>();
+    };
     const Tensor got = stacked(weights, layer);
     EXPECT_LE(max_abs_difference(got, want), 1e-6);
     expect_as_accurate(got, want.to(at::kFloat), want);

@@ -96,8 +96,9 @@ TEST(Snapshot, ErrorsNameTheTensor) {
   expect("snapshot: model.layers.0.self_attn.k_proj.bias must be a matrix [rows, d], got shape [8]",
          QKR_MESSAGE_OF(take_snapshot(weights, {wrong})));
   const Snapshot snapshot = take_snapshot(weights, softmax_layers());
-  expect("snapshot: tensor model.layers.2.self_attn.q_proj.weight must belong to a softmax layer, got none that lists it",
-         QKR_MESSAGE_OF(Snapshot(snapshot.tensors(), {layer_names(0)})));
+  expect(
+      "snapshot: tensor model.layers.2.self_attn.q_proj.weight must belong to a softmax layer, got none that lists it",
+      QKR_MESSAGE_OF(Snapshot(snapshot.tensors(), {layer_names(0)})));
   NamedTensors incomplete;
   for (const auto& [name, tensor] : snapshot.tensors()) {
     if (name != layer_names(2).k_norm) incomplete.set(name, tensor);

@@ -13,9 +13,12 @@ inline constexpr int64_t kHidden = 24, kQueryRows = 32, kKeyRows = 8, kHeadDim =
 inline SoftmaxLayer layer_names(int64_t layer) {
   const std::string prefix = "model.layers." + std::to_string(layer) + ".self_attn.";
   return {layer,
-          prefix + "q_proj.weight", prefix + "k_proj.weight",
-          prefix + "q_proj.bias",   prefix + "k_proj.bias",
-          prefix + "q_norm.weight", prefix + "k_norm.weight"};
+          prefix + "q_proj.weight",
+          prefix + "k_proj.weight",
+          prefix + "q_proj.bias",
+          prefix + "k_proj.bias",
+          prefix + "q_norm.weight",
+          prefix + "k_norm.weight"};
 }
 
 // Layers 0 and 2 are softmax; 1 is not, and uses the same names.

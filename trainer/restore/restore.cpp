@@ -31,20 +31,25 @@ void check_same(const NamedTensors& weights, const Snapshot& snapshot) {
       fail("restore: tensor ", name, " must have the snapshot's shape ", kept.sizes(), ", got ", live->sizes());
     }
     if (live->scalar_type() != kept.scalar_type()) {
-      fail("restore: tensor ", name, " must have the snapshot's dtype ", kept.scalar_type(), ", got ", live->scalar_type());
+      fail("restore: tensor ", name, " must have the snapshot's dtype ", kept.scalar_type(), ", got ",
+           live->scalar_type());
     }
   }
 }
 
 void check_finite(const std::string& when, const std::string& name, const Tensor& t) {
-  if (!t.isfinite().all().item<bool>()) fail_run("restore: tensor ", name, " must be finite ", when, ", got NaN or Inf");
+  if (!t.isfinite().all().item<bool>())
+    fail_run("restore: tensor ", name, " must be finite ", when, ", got NaN or Inf");
 }
 
 // One layer on the device of its weights.
 class LayerRestorer {
  public:
   LayerRestorer(const NamedTensors& weights, const Snapshot& snapshot, const SoftmaxLayer& layer)
-      : layer_(layer), tensors_(snapshot.tensors()), q_post_(weights.at(layer.q_weight).detach()), k_post_(weights.at(layer.k_weight).detach()) {
+      : layer_(layer),
+        tensors_(snapshot.tensors()),
+        q_post_(weights.at(layer.q_weight).detach()),
+        k_post_(weights.at(layer.k_weight).detach()) {
     q_pre_ = tensors_.at(layer.q_weight).to(q_post_.device());
     k_pre_ = tensors_.at(layer.k_weight).to(q_post_.device());
     report.layer = layer.layer;
@@ -98,9 +103,15 @@ class LayerRestorer {
 };
 
 nlohmann::json certificate_json(const PolarCertificate& c) {
-  return {{"orthogonality", c.orthogonality}, {"skew", c.skew},         {"cholesky", c.cholesky},
-          {"iterations", c.iterations},       {"gap_bound", c.gap_bound}, {"fallback", c.fallback},
-          {"kappa", c.kappa},                 {"zero_matrix", c.zero_matrix}, {"rank_deficient", c.rank_deficient}};
+  return {{"orthogonality", c.orthogonality},
+          {"skew", c.skew},
+          {"cholesky", c.cholesky},
+          {"iterations", c.iterations},
+          {"gap_bound", c.gap_bound},
+          {"fallback", c.fallback},
+          {"kappa", c.kappa},
+          {"zero_matrix", c.zero_matrix},
+          {"rank_deficient", c.rank_deficient}};
 }
 
 // nlohmann keeps NaN and Inf in memory and writes them as null; here they are null at once, so that a reader of either sees one.

@@ -27,9 +27,9 @@ struct LayerReport {
   double residual_before = 0;  // ||W_pre - W_post|| / ||W_post||: what a plain copy is away from the tuned weights
   double residual_after = 0;   // ||W_restored - W_post|| / ||W_post||
   double rotation = 0;         // ||R - I||_F / sqrt(d); 0 but for procrustes
-  std::optional<double> mu;                      // procrustes: anchor * mean|diag(W_pre^T W_post)|
-  std::optional<PolarCertificate> certificate;   // procrustes
-  std::vector<std::string> written;              // names of the tensors that were written
+  std::optional<double> mu;    // procrustes: anchor * mean|diag(W_pre^T W_post)|
+  std::optional<PolarCertificate> certificate;  // procrustes
+  std::vector<std::string> written;             // names of the tensors that were written
 };
 
 struct RestoreReport {

@@ -13,7 +13,8 @@ namespace {
 // The names that a layer has, in a fixed order.
 std::vector<std::string> names_of(const SoftmaxLayer& layer) {
   std::vector<std::string> names;
-  for (const std::string* name : {&layer.q_weight, &layer.k_weight, &layer.q_bias, &layer.k_bias, &layer.q_norm, &layer.k_norm}) {
+  for (const std::string* name :
+       {&layer.q_weight, &layer.k_weight, &layer.q_bias, &layer.k_bias, &layer.q_norm, &layer.k_norm}) {
     if (!name->empty()) names.push_back(*name);
   }
   return names;
@@ -21,16 +22,18 @@ std::vector<std::string> names_of(const SoftmaxLayer& layer) {
 
 void check_layer(const SoftmaxLayer& layer, const NamedTensors& tensors) {
   if (layer.q_weight.empty() || layer.k_weight.empty()) {
-    fail("snapshot: layer ", layer.layer, " must name its q and k weights, got '", layer.q_weight, "' and '", layer.k_weight, "'");
+    fail("snapshot: layer ", layer.layer, " must name its q and k weights, got '", layer.q_weight, "' and '",
+         layer.k_weight, "'");
   }
   const at::Tensor& q = tensors.at(layer.q_weight);
   const at::Tensor& k = tensors.at(layer.k_weight);
-  for (const auto& [name, t] : {std::pair<const std::string&, const at::Tensor&>{layer.q_weight, q}, {layer.k_weight, k}}) {
+  for (const auto& [name, t] :
+       {std::pair<const std::string&, const at::Tensor&>{layer.q_weight, q}, {layer.k_weight, k}}) {
     if (t.dim() != 2) fail("snapshot: ", name, " must be a matrix [rows, d], got shape ", t.sizes());
   }
   if (q.size(1) != k.size(1) || q.scalar_type() != k.scalar_type()) {
-    fail("snapshot: ", layer.k_weight, " must have the columns and dtype of ", layer.q_weight, ", ", q.size(1), " and ", q.scalar_type(),
-         ", got ", k.size(1), " and ", k.scalar_type());
+    fail("snapshot: ", layer.k_weight, " must have the columns and dtype of ", layer.q_weight, ", ", q.size(1), " and ",
+         q.scalar_type(), ", got ", k.size(1), " and ", k.scalar_type());
   }
 }
 
@@ -47,8 +50,10 @@ Snapshot::Snapshot(NamedTensors tensors, std::vector<SoftmaxLayer> layers, std::
     check_layer(layer, tensors_);
   }
   for (const auto& [name, tensor] : tensors_) {
-    if (listed.count(name) == 0) fail("snapshot: tensor ", name, " must belong to a softmax layer, got none that lists it");
-    if (!tensor.is_cpu() || !tensor.is_contiguous()) fail("snapshot: tensor ", name, " must be dense and on the CPU, got ", tensor.device());
+    if (listed.count(name) == 0)
+      fail("snapshot: tensor ", name, " must belong to a softmax layer, got none that lists it");
+    if (!tensor.is_cpu() || !tensor.is_contiguous())
+      fail("snapshot: tensor ", name, " must be dense and on the CPU, got ", tensor.device());
   }
 }
 

@@ -14,7 +14,7 @@ namespace qkr {
 // The names of one softmax layer's tensors; "" where the architecture has none. Who lists the layers reads them from
 // config.json: a linear layer may use the same names and shapes.
 struct SoftmaxLayer {
-  int64_t layer = 0;  // 0-based
+  int64_t layer = 0;               // 0-based
   std::string q_weight, k_weight;  // [H * D, d], [KV * D, d]
   std::string q_bias, k_bias;      // [H * D], [KV * D]
   std::string q_norm, k_norm;      // [D]
