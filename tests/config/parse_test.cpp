@@ -159,7 +159,9 @@ TEST(Parse, DuplicateKeysAreRefused) {
 TEST(Parse, NotYaml) {
   EXPECT_EQ(error_of("optim: {lr: 1\nx: [").rfind("c.yaml:", 0), 0u);
   EXPECT_NE(error_of("optim: {lr: 1\nx: [").find("not YAML: "), std::string::npos);
-  EXPECT_NE(error_of("---\noptim: {}\n").find("must be one YAML document, got 2"), std::string::npos);
+  EXPECT_NE(error_of("---\noptim: {}\n").find("must be one YAML document, got another"), std::string::npos);
+  EXPECT_NE(error_of("log:\n  every: 1}\n"), "");
+  EXPECT_NE(error_of("}\n"), "");  // yaml-cpp's own reader of all documents never comes back from this
   EXPECT_EQ(QKR_MESSAGE_OF(parse("output: \xff\n")), "c.yaml: must be UTF-8 text, got another byte at offset 8");
   EXPECT_EQ(QKR_MESSAGE_OF(parse(std::string("a\0b", 3))), "c.yaml: must be text, got a zero byte at offset 1");
   std::string deep = kLeast + "optim: ";

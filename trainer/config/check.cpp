@@ -21,11 +21,11 @@ void check_data(const DataConfigSection& data, Found& found) {
     if (data.completion_field.empty()) found.push_back({"data.completion_field", "must name a field, got ''"});
     if (data.prompt_field == data.completion_field && !data.prompt_field.empty()) {
       found.push_back({"data.completion_field", concat("must differ from data.prompt_field, got ",
-                                                       qkr::quoted(data.completion_field), " for both")});
+                                                       quoted(data.completion_field), " for both")});
     }
     if (data.prompt_template == "chat" && !data.separator.empty()) {
       found.push_back({"data.separator", concat("must be empty where data.prompt_template is chat, whose template "
-                                                "separates the turns; got ", qkr::quoted(data.separator))});
+                                                "separates the turns; got ", quoted(data.separator))});
     }
   }
   if (data.format == "text" && data.text_field.empty()) {
@@ -83,7 +83,7 @@ std::vector<Contradiction> find_contradictions(const RunConfig& config) {
     return plain.has_filename() ? plain : plain.parent_path();  // runs/a/ is runs/a
   };
   if (!config.output.empty() && normal(config.output) == normal(config.model.path)) {
-    found.push_back({"output", "must not be model.path, got " + qkr::quoted(config.output) + " for both"});
+    found.push_back({"output", "must not be model.path, got " + quoted(config.output) + " for both"});
   }
   return found;
 }

@@ -138,7 +138,7 @@ void read_list(const Field& field, const YAML::Node& node, const OnProblem& prob
 }  // namespace
 
 std::string node_text(const YAML::Node& node) {
-  if (node.IsScalar()) return is_plain(node) ? qkr::quoted(node.Scalar()) : "the string " + qkr::quoted(node.Scalar());
+  if (node.IsScalar()) return is_plain(node) ? quoted(node.Scalar()) : "the string " + quoted(node.Scalar());
   if (node.IsSequence()) return "a list";
   return node.IsMap() ? "a map" : "null";
 }

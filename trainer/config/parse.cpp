@@ -1,11 +1,14 @@
 #include "trainer/config/parse.h"
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <set>
+#include <sstream>
 
 #include "trainer/config/check.h"
 #include "trainer/config/convert.h"
@@ -21,6 +24,26 @@ constexpr size_t kLargestFile = 1 << 20;  // a weights file given by mistake is 
 // yaml-cpp counts from 0, and marks what it has no place for with -1.
 std::string place_of(const std::string& file, const YAML::Mark& mark) {
   return mark.line < 0 ? file : concat(file, ":", mark.line + 1, ":", mark.column + 1);
+}
+
+// Where a second document begins. Not by YAML::LoadAll: a stray bracket after a value makes it find documents without end.
+std::optional<YAML::Mark> second_document(const std::string& text) {
+  struct Starts : YAML::EventHandler {
+    std::vector<YAML::Mark> marks;
+    void OnDocumentStart(const YAML::Mark& mark) override { marks.push_back(mark); }
+    void OnDocumentEnd() override {}
+    void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+    void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+    void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+    void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+    void OnSequenceEnd() override {}
+    void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+    void OnMapEnd() override {}
+  } starts;
+  std::istringstream in(text);
+  YAML::Parser parser(in);
+  while (starts.marks.size() < 2 && parser.HandleNextDocument(starts)) continue;
+  return starts.marks.size() < 2 ? std::nullopt : std::optional(starts.marks[1]);
 }
 
 // One parse: collects every problem with its place, in the order of the file, then of the overrides.
@@ -85,11 +108,10 @@ class Parser {
   template <class PlaceOf>
   YAML::Node load(const std::string& text, const std::string& whole, PlaceOf&& place_of_mark) {
     try {
-      const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-      if (documents.size() > 1) {
-        add(place_of_mark(documents[1].Mark()), "must be one YAML document, got " + std::to_string(documents.size()));
-      } else if (documents.size() == 1) {
-        return documents[0];
+      if (const std::optional<YAML::Mark> second = second_document(text)) {
+        add(place_of_mark(*second), "must be one YAML document, got another");
+      } else {
+        return YAML::Load(text);
       }
     } catch (const YAML::ParserException& error) {
       add(place_of_mark(error.mark), "not YAML: " + error.msg);

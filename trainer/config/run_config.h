@@ -28,7 +28,6 @@ struct ModelConfigSection {
   std::string device = "auto";
   std::string attn_logits_scaling = "checkpoint";
   std::string chat_template;
-  bool allow_slow = false;
 
   template <class Visitor>
   void visit(Visitor&& field) {
@@ -42,7 +41,6 @@ struct ModelConfigSection {
           "HypeNet: checkpoint (as config.json says), null (off), \"hype A\", or a factor such as 2.0; recorded in the output's config.json",
           Rule{.logits_scaling = true});
     field("chat_template", chat_template, "Jinja file to use instead of the folder's own template (needed where it has none)");
-    field("allow_slow", allow_slow, "let a GPU run use the composite where a kernel exists for other shapes");
   }
 };
 
