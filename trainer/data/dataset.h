@@ -17,25 +17,27 @@ namespace qkr {
 struct TextModel {
   std::shared_ptr<const Tokenizer> tokenizer;
   std::shared_ptr<const ChatTemplate> chat_template;  // null: the folder has none
-  std::string template_name;                          // for messages
+  std::string template_name;                          // the file it came from, for messages
   int32_t eos_id = -1;                                // -1: unknown
   std::string folder;
 
-  // Reads tokenizer.json, tokenizer_config.json, chat_template.jinja (which wins over the config's), generation_config.json
-  // (eos_token_id may be a list: the first). `template_override` is a Jinja file or "". Error names what is missing or wrong.
+  // Reads tokenizer.json, tokenizer_config.json and chat_template.jinja (which wins over the config's). eos_id is the id of the
+  // tokenizer config's eos_token, else eos_token_id of generation_config.json, else of config.json (of a list the first).
+  // `template_override` is a Jinja file or "". Error names what is missing or wrong.
   static TextModel load(const std::string& folder, const std::string& template_override);
 };
 
 // What happened to the rows, said at start and in --dry-run.
 struct DataReport {
   int64_t rows_read = 0, rows_kept = 0, over_length_dropped = 0, over_length_truncated = 0, no_label_dropped = 0;
-  int64_t tokens = 0, trained_tokens = 0, longest = 0;
+  int64_t tokens = 0, trained_tokens = 0;  // of the rows kept; a sample's first token, which nothing predicts, is no label
+  int64_t longest = 0;                     // of the rows read, in tokens, before any cut
   std::vector<std::string> examples;  // the first few dropped or cut rows: "<file>:<line>: 9,120 tokens, dropped"
 };
 
 class Dataset {
  public:
-  // Reads, renders, tokenises (in parallel) and masks every row. Error: a malformed line, a row without the fields, an
+  // Reads, renders, tokenises (in parallel) and masks every row (row.h says how). Error: a malformed line, a row without the fields, an
   // unknown role, null content, no labelled token, an over-length row where data.over_length is error, or no row left.
   static Dataset load(const DataConfigSection& config, const TextModel& text);
 
