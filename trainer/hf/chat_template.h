@@ -16,14 +16,16 @@ struct Span {
 
 struct Rendered {
   std::string text;
-  // One a message whose role is "assistant", in order: from just after its header to just after its end-of-turn marker.
-  // The rule and why searching the text is wrong: Note [Spans come from the template] in spans.rs.
+  // One a message whose role is "assistant", in order: from just after its header to just after its end-of-turn marker. (A
+  // template with {% generation %} blocks: one a block.) How they are found, and why searching the text is wrong:
+  // Note [Spans come from the template] in rust/src/spans.rs.
   std::vector<Span> assistant_spans;
 };
 
 struct RenderOptions {
   bool add_generation_prompt = false;
   bool want_spans = true;          // false: no spans, and no error where a template does not show them
+  bool allow_dropped = false;      // true: a message that the template leaves out is no error, as in transformers
   std::string extra_json = "{}";   // further template variables as a JSON object, e.g. {"enable_thinking": false}
 };
 
@@ -36,8 +38,11 @@ class ChatTemplate {
   ChatTemplate(ChatTemplate&&) noexcept;
   ChatTemplate& operator=(ChatTemplate&&) noexcept;
 
-  // `messages_json` is a JSON array of messages, `tools_json` an array or "null". Throws Error: unknown role, null, absent or
-  // list content (where no tool_calls stand in for it), whatever raise_exception says, a template without visible spans.
+  // `messages_json` is a JSON array of messages, `tools_json` an array or "null". Throws Error: a message that the template
+  // leaves out (an unknown role), null, absent or list content (null or absent is the template's to judge where the message
+  // has tool_calls), whatever raise_exception says, a null printed as text, a template without visible spans. Errors about a
+  // message begin "message <index from 0>", those about the template "<name>:<line>". A template is a program: its steps and
+  // its output are limited, the memory that its variables take is not. Safe to call from several threads.
   Rendered render(std::string_view messages_json, std::string_view tools_json = "null",
                   const RenderOptions& options = {}) const;
 
@@ -50,7 +55,7 @@ class ChatTemplate {
 // or a list of {name, template} (then "default"), tokens may be strings or objects with "content". Either may be absent.
 struct TokenizerConfig {
   std::string chat_template;               // "" if there is none
-  std::string special_tokens_json = "{}";  // bos_token, eos_token, pad_token, unk_token, additional_special_tokens
+  std::string special_tokens_json = "{}";  // bos_token, eos_token, …, additional_special_tokens; nulls left out
   std::string eos_token;                   // "" if there is none
   std::string bos_token;
 };

@@ -1,4 +1,5 @@
-// Hugging Face's own tokenizer (the `tokenizers` crate) as a C++ value. Bytes in: this room opens no file.
+// Hugging Face's own tokenizer (the `tokenizers` crate) as a C++ value. Bytes in: this room opens no file. What the file says
+// of truncation and padding is ignored, as transformers does.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,7 @@ namespace qkr {
 
 struct Encoding {
   std::vector<int32_t> ids;
-  std::vector<int64_t> starts;  // byte offset of each token's first byte in the text given
+  std::vector<int64_t> starts;  // byte offset in the text given of the character in which the token begins
 };
 
 class Tokenizer {
