@@ -1,10 +1,9 @@
-// tokenizer_config.json, and the text of single JSON members.
+// tokenizer_config.json: the template and the special tokens in it.
 #include <gtest/gtest.h>
 
 #include "tests/support/tmpdir.h"
 #include "trainer/core/error.h"
 #include "trainer/hf/chat_template.h"
-#include "trainer/hf/raw_json.h"
 
 namespace qkr::test {
 namespace {
@@ -56,29 +55,6 @@ TEST(TokenizerConfig, ErrorsNameFileAndKey) {
   EXPECT_EQ(error_of(R"({"chat_template": ["x"]})").substr(0, 61),
             "c.json: chat_template: each entry must have a name and a temp");
   EXPECT_NE(error_of(R"({"a": )" + std::string(100000, '[')).find("deep"), std::string::npos);
-}
-
-TEST(RawMember, IsTheTextAsItStands) {
-  const std::string row =
-      R"( { "a" : [1, {"b": "]}"}, 1e-07] ,"messages":{"a": 123456789012345678901234567890}, "s": "x\"},{", "e": "" } )";
-  EXPECT_EQ(raw_member(row, "a"), R"([1, {"b": "]}"}, 1e-07])");
-  EXPECT_EQ(raw_member(row, "messages"), R"({"a": 123456789012345678901234567890})");
-  EXPECT_EQ(raw_member(row, "s"), R"("x\"},{")");
-  EXPECT_EQ(raw_member(row, "e"), R"("")");
-  EXPECT_EQ(raw_member(row, "b"), "");  // not at the top
-  EXPECT_EQ(raw_member(R"({"a": 1, "a": 2})", "a"), "2");
-  EXPECT_EQ(raw_member("{}", "a"), "");
-}
-
-TEST(RawMember, BrokenTextReadsNothingOutside) {
-  for (const char* text :
-       {"", "{", "{\"", "{\"a", "{\"a\"", "{\"a\":", "{\"a\": [", "{\"a\": \"\\", "[1]", "{\"a\\"}) {
-    const std::string copy(text);
-    const std::string_view found = raw_member(copy, "a");
-    EXPECT_TRUE(found.empty() ||
-                (found.data() >= copy.data() && found.data() + found.size() <= copy.data() + copy.size()))
-        << text;
-  }
 }
 
 }  // namespace
