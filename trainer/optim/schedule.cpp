@@ -6,7 +6,9 @@
 namespace qkr {
 
 Schedule::Schedule(const OptimConfigSection& config, int64_t total_steps) : config_(config), total_(total_steps) {
-  const double asked = config.warmup < 1 ? std::ceil(config.warmup * static_cast<double>(total_steps)) : config.warmup;
+  // Less than any share that is meant: 0.07 * 100 is 7.000000000000001 and means 7.
+  constexpr double kRounding = 1e-9;
+  const double asked = config.warmup < 1 ? std::ceil(config.warmup * static_cast<double>(total_steps) - kRounding) : config.warmup;
   warmup_ = std::min(static_cast<int64_t>(asked), total_steps);
 }
 
