@@ -48,7 +48,8 @@ std::vector<MicroBatch> load_step(const Run& run, const PlannedStep& planned) {
   const char* what = std::isfinite(loss) ? "gradient" : "loss";
   if (where.empty()) {
     const std::string weight = run.optimizer.first_non_finite_grad();
-    where = weight.empty() ? "the loss itself" : "the gradient of " + weight;
+    const char* alone = std::isfinite(loss) ? "the norm, whose square overflows: every gradient is finite" : "the loss itself";
+    where = weight.empty() ? alone : "the gradient of " + weight;
   } else {
     where = "the output of " + where;
   }
