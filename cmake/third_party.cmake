@@ -26,7 +26,9 @@ endif()
 # Torch as a system include. libtorch_cuda is found by the loader; nothing of ours refers to it but ops.
 add_library(qkr_torch INTERFACE)
 target_include_directories(qkr_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
-target_link_libraries(qkr_torch INTERFACE ${TORCH_LIBRARIES})
+# libstdc++ first: the wheel's libtorch exports a std::filesystem of its own, and a program that finds that one first crashes in
+# remove_all.
+target_link_libraries(qkr_torch INTERFACE -Wl,--push-state,--no-as-needed -lstdc++ -Wl,--pop-state ${TORCH_LIBRARIES})
 target_compile_options(qkr_torch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-unused-parameter>)
 
 file(WRITE ${PROJECT_BINARY_DIR}/pch/empty.cpp "namespace qkr {}\n")

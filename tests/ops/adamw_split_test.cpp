@@ -221,11 +221,13 @@ TEST_P(AdamwSplit, SplitAndJoinAreExact) {
   EXPECT_TRUE(at::equal(error, nearest));
 }
 
-// The kernel's own split sees the same patterns: an update that changes nothing reads and writes each one.
+// The kernel's own split sees the same patterns: an update that changes nothing reads and writes each one. (A GPU's arithmetic
+// keeps no NaN's payload, so NaNs are left out.)
 TEST_P(AdamwSplit, KernelKeepsEveryPattern) {
   const Tensor patterns = at::arange(0, 1LL << 32, 4099, at::kLong);
   const Tensor bits = at::where(patterns >= 0x80000000LL, patterns - 0x100000000LL, patterns).to(at::kInt);
-  const Tensor master = here(bits.view(at::kFloat));
+  const Tensor all = bits.view(at::kFloat);
+  const Tensor master = here(all.masked_select(all.isnan().logical_not()));
   auto [weight, low] = split_master(master);
   const Tensor weight_before = weight.clone(), low_before = low.clone();
   const Tensor zeros = at::zeros_like(master);

@@ -137,7 +137,8 @@ TEST_P(Polar, ZeroMatrixGivesTheIdentityAndAFlag) {
 
 TEST_P(Polar, OneByOneIsASign) {
   const auto [r, c] = polar(here(at::tensor({-3.0, 1e-300, 7e200}, at::kDouble).view({3, 1, 1})), 0);
-  EXPECT_TRUE(at::equal(r.cpu().flatten(), at::tensor({-1.0, 1.0, 1.0}, at::kDouble))) << r;
+  // An iteration ends within rounding of the sign, an SVD on it.
+  EXPECT_LE(distance(r.flatten(), at::tensor({-1.0, 1.0, 1.0}, at::kDouble)), 4 * 0x1p-52) << r;
 }
 
 TEST_P(Polar, ScaleDoesNotMatter) {

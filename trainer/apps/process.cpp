@@ -32,12 +32,17 @@ void listen_for_signals() {
 void make_deterministic() {
   setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);  // cuBLAS is only deterministic with a fixed workspace
   at::globalContext().setDeterministicAlgorithms(true, false);
+  at::globalContext().setDeterministicFillUninitializedMemory(false);  // a debugging aid that fills every new tensor
   at::globalContext().setAllowTF32CuBLAS(false);
 }
 
 c10::Device choose_device(const std::string& name) {
   if (name == "cuda" && !at::hasCUDA()) fail("model.device: must be cpu or auto on this machine, got cuda (no GPU is visible)");
   return name == "cuda" || (name == "auto" && at::hasCUDA()) ? c10::Device(c10::kCUDA, 0) : c10::Device(c10::kCPU);
+}
+
+std::string usage_line(const std::string& program, const std::string& what) {
+  return program + ": " + first_line(what) + "; see " + program + " --help\n";
 }
 
 int guarded(const char* program, const std::function<int()>& body) {

@@ -1,7 +1,7 @@
 #include "trainer/model/generate.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 
@@ -20,7 +20,7 @@ at::Tensor ids_on(const std::vector<int32_t>& ids, int64_t begin, int64_t count,
 
 std::vector<int32_t> generate_greedy(const Decoder& decoder, const std::vector<int32_t>& prompt, const GreedyOptions& options) {
   if (prompt.empty()) fail("generate: the prompt must have a token, got none");
-  const c10::NoGradGuard no_grad;
+  const c10::InferenceMode no_autograd;
   const int64_t length = static_cast<int64_t>(prompt.size());
   DecoderCache cache;
   cache.capacity = length + (options.reserve_tokens > 0 ? options.reserve_tokens : options.max_new_tokens);

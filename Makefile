@@ -1,0 +1,61 @@
+# Everything a new machine needs: `make demo` (deps, build, a run on the CPU) or `make test` (deps, build, all tests).
+# Each step says what it does and does nothing when nothing changed.
+SHELL := /bin/bash
+BUILD ?= build
+JOBS  ?= $(shell nproc)
+VENV  := build/venv
+BIN   := $(BUILD)/bin
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: all build deps configure demo test test-asan gpu-bundle format clean help
+
+all: build
+
+help:
+	@echo "make demo        install what is missing, build, run examples/tiny on the CPU"
+	@echo "make test        install what is missing, build, run every test"
+	@echo "make test-asan   the same tests under AddressSanitizer and UBSan (its own build tree)"
+	@echo "make build       sft-train, niah-probe, libqk_restore_ops.so in $(BUILD)/"
+	@echo "make gpu-bundle  binaries and fixtures for a GPU machine, in $(BUILD)/gpu-bundle"
+	@echo "make format      clang-format on what is ours"
+
+deps: $(VENV)/.ready
+
+# The stamp depends on what the script installs, so a changed list is installed again.
+$(VENV)/.ready: scripts/deps.sh
+	@scripts/deps.sh $(VENV)
+	@touch $@
+
+configure: $(BUILD)/build.ninja
+
+$(BUILD)/build.ninja: $(VENV)/.ready scripts/configure.sh
+	@scripts/configure.sh $(BUILD)
+
+build: configure
+	@echo "== building into $(BUILD)/ ($(JOBS) jobs)"
+	@ninja -C $(BUILD) -j $(JOBS) sft-train niah-probe qk_restore_ops
+
+demo: build
+	@scripts/demo.sh $(BIN)
+
+test: configure
+	@echo "== building programs and tests into $(BUILD)/ ($(JOBS) jobs)"
+	@ninja -C $(BUILD) -j $(JOBS)
+	@echo "== running the tests"
+	@ctest --test-dir $(BUILD) --output-on-failure
+
+# Torch itself is not instrumented, so leak detection and container checks at its border are off.
+test-asan: $(VENV)/.ready
+	@scripts/configure.sh $(BUILD)-asan -DQKR_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo -DQKR_CUDA=OFF
+	@ninja -C $(BUILD)-asan -j $(JOBS)
+	@ASAN_OPTIONS=detect_leaks=0:detect_container_overflow=0 ctest --test-dir $(BUILD)-asan --output-on-failure
+
+gpu-bundle: configure
+	@ninja -C $(BUILD) -j $(JOBS)
+	@scripts/gpu_bundle.sh $(BUILD)
+
+format:
+	@git ls-files 'csrc/*' 'ops/*' 'trainer/*' 'tests/*' | grep -E '\.(h|cpp|cu|cuh)$$' | xargs clang-format-14 -i
+
+clean:
+	rm -rf $(BUILD)/{CMakeCache.txt,CMakeFiles,build.ninja,bin,lib,cargo} $(BUILD)-asan
