@@ -14,13 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void check_vocabulary(const Prepared& p) {
-  const int64_t tokens = p.text.tokenizer->vocab_size(), rows = p.source.architecture.vocab_size;
-  if (tokens > rows) {
-    fail(p.source.folder, "/config.json: vocab_size must be at least the tokenizer's ", tokens, " tokens, got ", rows);
-  }
-}
-
 // A new run needs a new folder; a resumed one needs what the first start left.
 void check_output(Prepared& p, bool resume) {
   const fs::path folder = p.config.output;
@@ -31,6 +24,7 @@ void check_output(Prepared& p, bool resume) {
     return;
   }
   if (!used) fail(folder.string(), ": --resume needs the folder of an earlier start, got ", fs::exists(folder) ? "an empty folder" : "nothing");
+  if (!fs::exists(folder / "config.yaml")) fail(folder.string(), ": --resume needs the folder of an earlier start, got one without config.yaml");
   p.resume_from = latest_checkpoint(folder / "checkpoints");
   p.resuming = true;
 }
@@ -45,6 +39,13 @@ void check_disk(const Prepared& p) {
 }
 
 }  // namespace
+
+void check_vocabulary(const ModelSource& source, const TextModel& text) {
+  const int64_t tokens = text.tokenizer->vocab_size(), rows = source.architecture.vocab_size;
+  if (tokens > rows) {
+    fail(source.folder, "/config.json: vocab_size must be at least the tokenizer's ", tokens, " tokens, got ", rows);
+  }
+}
 
 std::vector<NeedleItem> make_items(const ProbeConfigSection& config, const TextModel& text) {
   if (config.lengths.empty()) return {};
@@ -62,7 +63,7 @@ Prepared prepare_data(const RunConfig& config) {
   p.config = config;
   p.source = ModelSource::read(config.model.path, config.model.attn_logits_scaling);
   p.text = TextModel::load(config.model.path, config.model.chat_template);
-  check_vocabulary(p);
+  check_vocabulary(p.source, p.text);
   p.dataset = Dataset::load(config.data, p.text);
   return p;
 }

@@ -19,6 +19,9 @@ void make_deterministic();
 // "auto", "cpu" or "cuda" → a device. Error if CUDA is asked for and absent.
 c10::Device choose_device(const std::string& name);
 
+// The one line for a command line that makes no sense: "<program>: <what>; see <program> --help".
+std::string usage_line(const std::string& program, const std::string& what);
+
 // Runs `body`, prints an exception as one line "<program>: <what>" and returns the exit code it stands for.
 int guarded(const char* program, const std::function<int()>& body);
 

@@ -40,6 +40,9 @@ Prepared prepare(const RunConfig& config, bool resume);
 // The part of it that the data needs (for --inspect): config, text, dataset.
 Prepared prepare_data(const RunConfig& config);
 
+// Error if the tokenizer has tokens that the model has no row for.
+void check_vocabulary(const ModelSource& source, const TextModel& text);
+
 // What the start-up says: model, kernels, data, plan, memory, probe. One string of lines.
 std::string describe(const Prepared& prepared);
 

@@ -1,11 +1,12 @@
 #include <chrono>
 #include <filesystem>
+#include <sstream>
 
 #include "trainer/apps/process.h"
 #include "trainer/apps/session.h"
 #include "trainer/config/parse.h"
-#include "trainer/core/digest.h"
 #include "trainer/core/error.h"
+#include "trainer/core/text.h"
 #include "trainer/hooks/log_hook.h"
 #include "trainer/hooks/state_hooks.h"
 #include "trainer/io/atomic.h"
@@ -19,18 +20,20 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Everything that decides the trajectory of the weights. A resume with another value of any of it would be another run.
+// Everything that decides the trajectory of the weights, key by key, so that a refused resume can say which one differs.
 Identity identity_of(const Prepared& p, const Snapshot& snapshot) {
-  RunConfig trajectory = p.config;
-  trajectory.output = "";
-  trajectory.save_sft_model = false;
-  trajectory.qk_restore = {};
-  trajectory.probe = {};
-  trajectory.checkpoint = {};
-  trajectory.log = {};
-  return {{"model, data, train and optim settings", sha256_hex(dump_config(trajectory))},
-          {"data", p.dataset.digest()},
-          {"snapshot of W_Q and W_K", snapshot.digest()}};
+  Identity identity = {{"digest of the tokens and masks", p.dataset.digest()}, {"digest of the snapshot", snapshot.digest()}};
+  std::istringstream lines(dump_config(p.config));  // "section:", then "  key: value"
+  std::string section;
+  for (std::string line; std::getline(lines, line);) {
+    const size_t colon = line.find(':');
+    if (!starts_with(line, "  ")) {
+      section = line.substr(0, colon);
+    } else if (section == "model" || section == "data" || section == "train" || section == "optim") {
+      identity[section + "." + line.substr(2, colon - 2)] = line.substr(colon + 2);
+    }
+  }
+  return identity;
 }
 
 // The snapshot of the first start: taken from the model there, read back on a resume.
@@ -44,9 +47,7 @@ Snapshot first_snapshot(const Prepared& p, const Decoder& decoder) {
     for (const std::string& name : saved.names()) tensors.set(name, saved.tensor(name).clone());
     return Snapshot(std::move(tensors), layers, saved.metadata());
   }
-  Snapshot snapshot = take_snapshot(decoder.weights(), layers, {{"model", p.config.model.path}});
-  write_safetensors(file, snapshot.tensors(), snapshot.metadata());
-  return snapshot;
+  return take_snapshot(decoder.weights(), layers, {{"model", p.config.model.path}});
 }
 
 void write_summary(const Prepared& p, const TrainState& state, const std::string& status, const std::string& message, double seconds) {
@@ -94,8 +95,6 @@ void finish(const Prepared& p, const RecallProbe& probe, RunEnd end, Console& co
 RunEnd train(Prepared p, Console& console) {
   const auto start = std::chrono::steady_clock::now();
   const fs::path out = p.config.output;
-  fs::create_directories(out);
-  write_file_atomically(out / "config.yaml", dump_config(p.config));
   const at::ScalarType dtype = p.config.model.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat;
   Decoder decoder = p.config.model.init == "random" ? random_decoder(p.source, dtype, p.device, p.config.train.seed)
                                                     : load_decoder(p.source, dtype, p.device);
@@ -109,6 +108,10 @@ RunEnd train(Prepared p, Console& console) {
     load_checkpoint(*p.resume_from, state);
     drop_checkpoints_after(out / "checkpoints", state.step);
   }
+  // From here on the folder is this run's; what is refused before has written nothing.
+  fs::create_directories(out);
+  write_file_atomically(out / "config.yaml", dump_config(p.config));
+  if (!p.resume_from) write_safetensors(out / "snapshot.safetensors", snapshot.tensors(), snapshot.metadata());
   const int64_t resumed_step = state.step;
   RecallProbe probe(p.config.probe, decoder, text_codec(p.text), std::move(p.items), out / "probe.jsonl", resumed_step, console);
   std::vector<std::unique_ptr<Hook>> hooks = make_hooks(p, snapshot, probe, identity, resumed_step, console);
