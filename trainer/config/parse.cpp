@@ -54,6 +54,7 @@ class Parser {
 
   void read_file(std::string_view yaml) {
     const YAML::Node root = load(std::string(yaml), file_, [&](const YAML::Mark& m) { return place_of(file_, m); });
+    unread_ = !problems_.empty();
     if (root.IsNull()) return;
     if (!root.IsMap()) return add(place_of(file_, root.Mark()), "must be a map of sections, got " + node_text(root));
     for_each_key(root, "", [&](const std::string& name, const YAML::Node& key, const YAML::Node& value) {
@@ -85,7 +86,7 @@ class Parser {
 
   RunConfig finish() {
     for (const Field& field : fields_) {
-      if (field.rule.required && wrong_.count(field.path()) == 0 && is_empty(field)) {
+      if (!unread_ && field.rule.required && wrong_.count(field.path()) == 0 && is_empty(field)) {
         add(place(field.path()), field.path() + ": must be given: " + field.help);
       }
     }
@@ -201,6 +202,7 @@ class Parser {
   std::vector<Field> fields_;                  // point into config_
   std::map<std::string, std::string> places_;  // of the keys that were given, by path
   std::set<std::string> wrong_;                // keys that already have a problem
+  bool unread_ = false;                        // the file is not YAML: what it lacks cannot be said
   std::vector<std::string> problems_;
 };
 
