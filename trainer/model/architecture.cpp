@@ -41,6 +41,13 @@ void check_groups(ConfigReader& config, const char* name, int64_t heads, int64_t
   if (heads % kv != 0) config.refuse(name, "a divisor of the query heads (" + std::to_string(heads) + ")");
 }
 
+int64_t layer_count(ConfigReader& config) {
+  constexpr int64_t kMost = 10'000;  // every layer costs memory as soon as it is named
+  const int64_t count = config.size("num_hidden_layers", 32);
+  if (count > kMost) config.refuse("num_hidden_layers", "at most " + std::to_string(kMost));
+  return count;
+}
+
 RopeScaling read_scaling(ConfigReader scaling) {
   RopeScaling rope;
   rope.type = scaling.string("rope_type", scaling.string("type", "default"));
@@ -56,12 +63,12 @@ RopeScaling read_scaling(ConfigReader scaling) {
   if (scaling.has("attention_factor")) rope.attention_factor = scaling.number("attention_factor", 1.0);
   if (scaling.has("mscale")) rope.mscale = scaling.number("mscale", 0.0);
   if (scaling.has("mscale_all_dim")) rope.mscale_all_dim = scaling.number("mscale_all_dim", 0.0);
-  scaling.refuse_unknown({});
-  if (rope.type == "default") return rope;
-  if (rope.type != "linear" && rope.type != "llama3" && rope.type != "yarn") {
+  if (rope.type != "default" && rope.type != "linear" && rope.type != "llama3" && rope.type != "yarn") {
     scaling.refuse(scaling.has("rope_type") ? "rope_type" : "type",
                    "default, linear, llama3 or yarn (frequencies that depend on the call's length are not supported)");
   }
+  scaling.refuse_unknown({});
+  if (rope.type == "default") return rope;
   if (!(rope.factor > 0) || !scaling.has("factor")) scaling.refuse("factor", "a positive number");
   if (rope.type == "llama3") {
     for (const char* key : {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}) {
@@ -144,7 +151,7 @@ void read_dense(ConfigReader& config, Architecture& a, bool kv_key_is_there) {
   s.o_bias = bias;
   Layer layer;
   layer.softmax = s;
-  a.layers.assign(config.size("num_hidden_layers", 32), layer);
+  a.layers.assign(layer_count(config), layer);
   a.rope_dim = s.head_dim;
   if (s.head_dim % 2 != 0) config.refuse("head_dim", "even");
   read_rope(config, a, 10000.0, true);
@@ -208,7 +215,7 @@ void read_hypenet(ConfigReader& config, Architecture& a, bool kv_key_is_there) {
   Layer layer;
   layer.softmax = hypenet_softmax(config, a, kv_key_is_there);
   layer.lightning = hypenet_lightning(config, layer.softmax);
-  const int64_t count = config.size("num_hidden_layers", 32);
+  const int64_t count = layer_count(config);
   const std::vector<std::string> types = config.strings("mixer_types");
   if (!types.empty() && static_cast<int64_t>(types.size()) != count) {
     config.refuse("mixer_types", "a list of num_hidden_layers = " + std::to_string(count) + " names");
