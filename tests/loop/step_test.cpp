@@ -127,25 +127,29 @@ INSTANTIATE_TEST_SUITE_P(, Step, testing::Values("hypenet-tiny", "hypenet-gqa-un
 
 TEST(StepReports, SayWhatTheStepDid) {
   RunConfig config = test::busy_config();
-  config.train.max_steps = 6;
+  config.train.max_steps = 20;  // several epochs
   const auto rows = pack_rows(kLengths, 64, true);
   TinyRun run(config, tiny_decoder("hypenet-tiny", at::kFloat), tiny_samples(kLengths), rows);
-  std::vector<std::string> order;
+  std::vector<std::string> order, want = {"before 0"};
+  std::vector<int64_t> cursors;
   auto& hook = run.add_hook();
   hook.before = [&](TrainState& state) { order.push_back("before " + std::to_string(state.step)); };
   hook.step = [&](const StepReport& report, TrainState& state) {
     EXPECT_EQ(report.step, state.step);
     EXPECT_EQ(report.tokens_seen, state.tokens_seen);
     order.push_back("step " + std::to_string(state.step));
+    cursors.push_back(state.next_sample);
   };
   hook.after = [&](RunEnd, TrainState& state) { order.push_back("after " + std::to_string(state.step)); };
   EXPECT_EQ(run.go(), RunEnd::kFinished);
-  EXPECT_EQ(order, (std::vector<std::string>{"before 0", "step 1", "step 2", "step 3", "step 4", "step 5", "step 6", "after 6"}));
+  for (int64_t step = 1; step <= 20; ++step) want.push_back("step " + std::to_string(step));
+  want.push_back("after 20");
+  EXPECT_EQ(order, want);
 
-  const Schedule schedule(config.optim, 6);
+  const Schedule schedule(config.optim, 20);
   BatchPlan plan = make_plan(config, run.samples, run.rows);
   int64_t seen = 0, trained = 0, position = 0;
-  for (size_t i = 0; i < 6; ++i) {
+  for (size_t i = 0; i < 20; ++i) {
     const StepReport& report = run.reports[i];
     const PlannedStep planned = plan.step_at(position);
     int64_t tokens = 0, labelled = 0;
@@ -163,7 +167,8 @@ TEST(StepReports, SayWhatTheStepDid) {
     EXPECT_EQ(report.tokens, tokens);
     EXPECT_EQ(report.trained_tokens, labelled);
     EXPECT_EQ(report.tokens_seen, seen);
-    EXPECT_EQ(report.total_steps, 6);
+    EXPECT_EQ(report.total_steps, 20);
+    EXPECT_EQ(cursors[i], position);
     EXPECT_EQ(report.lr, schedule.at(static_cast<int64_t>(i) + 1));
     EXPECT_DOUBLE_EQ(report.epoch, static_cast<double>(position) / static_cast<double>(rows.size()));
     EXPECT_GT(report.seconds, 0);
@@ -173,6 +178,7 @@ TEST(StepReports, SayWhatTheStepDid) {
   EXPECT_EQ(run.reports.back().eta_seconds, 0);
   EXPECT_GT(run.reports.front().eta_seconds, 0);
   EXPECT_EQ(run.state.tokens_trained, trained);
+  EXPECT_GT(position, 2 * static_cast<int64_t>(rows.size()));
 }
 
 TEST(StepReports, ARunAtItsEndDoesNoStep) {
