@@ -121,6 +121,27 @@ TEST(Stopped, RunIsNotResumedOnChangedRows) {
   EXPECT_NE(outcome.err.find("identity.digest of the tokens and masks must be"), std::string::npos) << outcome.err;
 }
 
+// What a run needs of its base model is in its own folder: the weights in the checkpoint, the first start's W_Q and W_K.
+TEST(Stopped, RunKeepsItsSnapshotIfTheBaseModelHasChanged) {
+  TmpDir folder;
+  copy_folder(base_model(), folder / "model");
+  const std::vector<std::string> more = {"--set", "model.path=" + (folder / "model").string()};
+  {
+    Process process(plain_command(folder, more));
+    ASSERT_TRUE(process.wait_for("step 3/6"));
+    process.signal(SIGKILL);
+  }
+  fs::remove(folder / "model" / "model.safetensors");
+  fs::copy_file(plain_run().out() / "model-sft" / "model.safetensors", folder / "model" / "model.safetensors");
+  std::vector<std::string> again = more;
+  again.push_back("--resume");
+  const Outcome resumed = run_program(plain_command(folder, again));
+  ASSERT_EQ(resumed.code, 0) << tail(resumed);
+  for (const char* file : {"model/model.safetensors", "model-sft/model.safetensors", "restore.json"}) {
+    EXPECT_TRUE(read_file(folder / "out" / file) == read_file(plain_run().out() / file)) << file << " differs";
+  }
+}
+
 // kill -9 as soon as the run has said a certain thing, on the way and in what happens at its end.
 class Killed : public ::testing::TestWithParam<const char*> {};
 
