@@ -128,6 +128,31 @@ std::vector<Fault> model_faults() {
        {"$/model/config.json: model_type", "hypenet, hybrid, qwen3, qwen2 or llama", "mamba"}},
       {"UnknownModelKey", [](Workspace& w) { w.change_model_config([](auto& json) { json["sliding_windows"] = 128; }); },
        {"$/model/config.json: ", "sliding_windows"}},
+      {"VocabularySmallerThanTokenizer", [](Workspace& w) { w.change_model_config([](auto& json) { json["vocab_size"] = 1000; }); },
+       {"$/model/config.json: vocab_size must be at least the tokenizer's 1024 tokens, got 1000"}},
+      {"NoChatTemplate",
+       [](Workspace& w) {
+         nlohmann::json json = read_json(w.model / "tokenizer_config.json");
+         json.erase("chat_template");
+         w.folder.write("model/tokenizer_config.json", json.dump());
+       },
+       {"$/model: must have a chat template for data.format: messages, got none", "model.chat_template"}},
+      {"MissingChatTemplateFile", [](Workspace& w) { w.set = {"model.chat_template=" + (w.folder / "chat.jinja").string()}; },
+       {"$/chat.jinja: must exist, got no such file"}},
+      {"BrokenChatTemplate",
+       [](Workspace& w) { w.set = {"model.chat_template=" + w.folder.write("chat.jinja", "{% for x in %}").string()}; },
+       {"$/chat.jinja"}},
+      {"NoGpu",
+       [](Workspace& w) {
+         if (at::hasCUDA()) w.set = {"model.device=gpu"};
+         else w.set = {"model.device=cuda"};
+       },
+       {"model.device: must be"}},
+  };
+}
+
+std::vector<Fault> weight_faults() {
+  return {
       {"MissingWeights", [](Workspace& w) { fs::remove(w.model / "model.safetensors"); },
        {"$/model: must hold model.safetensors or model.safetensors.index.json, got neither"}},
       {"TruncatedWeights", [](Workspace& w) { shorten(w.model / "model.safetensors", 100'000); }, {"$/model/model.safetensors: ", "must"}},
@@ -157,26 +182,6 @@ std::vector<Fault> model_faults() {
       {"UntiedHeadOfATiedModel",
        [](Workspace& w) { w.change_weights([](auto& tensors) { tensors["lm_head.weight"] = at::zeros({1024, 128}); }); },
        {"$/model: tensor lm_head.weight must equal model.embed_tokens.weight"}},
-      {"VocabularySmallerThanTokenizer", [](Workspace& w) { w.change_model_config([](auto& json) { json["vocab_size"] = 1000; }); },
-       {"$/model/config.json: vocab_size must be at least the tokenizer's 1024 tokens, got 1000"}},
-      {"NoChatTemplate",
-       [](Workspace& w) {
-         nlohmann::json json = read_json(w.model / "tokenizer_config.json");
-         json.erase("chat_template");
-         w.folder.write("model/tokenizer_config.json", json.dump());
-       },
-       {"$/model: must have a chat template for data.format: messages, got none", "model.chat_template"}},
-      {"MissingChatTemplateFile", [](Workspace& w) { w.set = {"model.chat_template=" + (w.folder / "chat.jinja").string()}; },
-       {"$/chat.jinja: must exist, got no such file"}},
-      {"BrokenChatTemplate",
-       [](Workspace& w) { w.set = {"model.chat_template=" + w.folder.write("chat.jinja", "{% for x in %}").string()}; },
-       {"$/chat.jinja"}},
-      {"NoGpu",
-       [](Workspace& w) {
-         if (at::hasCUDA()) w.set = {"model.device=gpu"};
-         else w.set = {"model.device=cuda"};
-       },
-       {"model.device: must be"}},
   };
 }
 
@@ -247,6 +252,7 @@ std::string fault_name(const ::testing::TestParamInfo<Fault>& info) { return inf
 
 INSTANTIATE_TEST_SUITE_P(Config, BadInput, ::testing::ValuesIn(config_faults()), fault_name);
 INSTANTIATE_TEST_SUITE_P(Model, BadInput, ::testing::ValuesIn(model_faults()), fault_name);
+INSTANTIATE_TEST_SUITE_P(Weights, BadInput, ::testing::ValuesIn(weight_faults()), fault_name);
 INSTANTIATE_TEST_SUITE_P(Data, BadInput, ::testing::ValuesIn(data_faults()), fault_name);
 INSTANTIATE_TEST_SUITE_P(Output, BadInput, ::testing::ValuesIn(output_faults()), fault_name);
 
