@@ -44,10 +44,18 @@ void RecallProbe::read_earlier(int64_t resumed_step) {
     return row.value("step", int64_t{0}) <= resumed_step && resumed_step > 0 && stage != "end" && stage != "restored";
   };
   if (keep_lines_while(file_, stays) == 0) return;
-  JsonLinesReader reader(file_);
-  while (reader.next()) {
-    results_.push_back(item_result_from_json(nlohmann::ordered_json::parse(reader.text()), reader.file() + ":" + std::to_string(reader.line())));
+  {
+    JsonLinesReader reader(file_);
+    while (reader.next()) {
+      results_.push_back(item_result_from_json(nlohmann::ordered_json::parse(reader.text()), reader.file() + ":" + std::to_string(reader.line())));
+    }
   }
+  const std::string last = results_.back().stage;
+  const auto of_last = [&](const ItemResult& r) { return r.stage == last; };
+  if (std::count_if(results_.begin(), results_.end(), of_last) >= static_cast<int64_t>(items_.size())) return;
+  broken_stage_ = last;
+  std::erase_if(results_, of_last);
+  keep_lines_while(file_, [&](const nlohmann::json& row) { return row.value("stage", "") != last; });
 }
 
 bool RecallProbe::has(const std::string& stage) const {
@@ -83,6 +91,8 @@ void RecallProbe::measure(const std::string& stage, int64_t step) {
 
 void ProbeHook::before_run(TrainState& state) {
   if (probes_at(config_, "start") && state.step == 0) probe_.measure("start", 0);
+  const std::string here = "step-" + std::to_string(state.step);
+  if (probe_.broken_stage() == here) probe_.measure(here, state.step);
 }
 
 void ProbeHook::after_step(const StepReport& report, TrainState&) {

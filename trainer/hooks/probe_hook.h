@@ -17,7 +17,8 @@ namespace qkr {
 // One model, one set of items, one probe.jsonl; the stages of a run share it.
 class RecallProbe {
  public:
-  // `file` is appended to; "" writes none. Rows of an earlier process that `resumed_step` will not do again stay and count.
+  // `file` is appended to; "" writes none. Rows of an earlier process that `resumed_step` will not do again stay and count; a
+  // stage that it did not get through is taken back.
   RecallProbe(const ProbeConfigSection& config, const Decoder& decoder, TextCodec codec, std::vector<NeedleItem> items,
               const std::filesystem::path& file, int64_t resumed_step, Console& console);
 
@@ -25,6 +26,7 @@ class RecallProbe {
   void measure(const std::string& stage, int64_t step);
 
   bool has(const std::string& stage) const;  // measured already
+  const std::string& broken_stage() const { return broken_stage_; }  // what an earlier process had begun, or ""
   const std::vector<ItemResult>& results() const { return results_; }
 
  private:
@@ -37,9 +39,11 @@ class RecallProbe {
   std::filesystem::path file_;
   Console& console_;
   std::vector<ItemResult> results_;
+  std::string broken_stage_;
 };
 
-// before_run: stage "start"; after_step: "step-<n>" every probe.every steps; after_run: "end".
+// before_run: stage "start", or what a killed process had begun at this step; after_step: "step-<n>" every probe.every steps;
+// after_run: "end".
 class ProbeHook : public Hook {
  public:
   ProbeHook(const ProbeConfigSection& config, RecallProbe& probe) : config_(config), probe_(probe) {}

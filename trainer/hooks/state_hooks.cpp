@@ -46,7 +46,7 @@ void RestoreHook::after_run(RunEnd end, TrainState& state) {
 
 void ExportHook::after_run(RunEnd end, TrainState& state) {
   if (end != RunEnd::kFinished) return;
-  std::filesystem::remove_all(folder_);  // of an earlier end of this same run
+  remove_tree(folder_);  // of an earlier end of this same run
   save_model(folder_, source_, state.weights);
   console_.line("model " + folder_.string());
 }
