@@ -59,11 +59,20 @@ TEST(LogHook, WritesEveryStepAndPrintsEveryNthAndTheLast) {
   TrainState state;
   LogHook hook(config, dir.path(), 0, console);
   for (int64_t step = 1; step <= 7; ++step) hook.after_step(report_of(step, 7), state);
-  EXPECT_EQ(out.str(), step_line(report_of(3, 7)) + "\n" + step_line(report_of(6, 7)) + "\n" + step_line(report_of(7, 7)) + "\n");
+  EXPECT_EQ(out.str(),
+            step_line(report_of(3, 7)) + "\n" + step_line(report_of(6, 7)) + "\n" + step_line(report_of(7, 7)) + "\n");
   EXPECT_EQ(steps_of(dir / "log.jsonl"), (std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7}));
   const nlohmann::json row = rows_of(dir / "log.jsonl")[1];
-  const nlohmann::json want = {{"step", 2}, {"epoch", 0.25}, {"loss", 3.23456}, {"grad_norm", 0.8754}, {"lr", 1.5e-5}, {"tokens", 640},
-                               {"trained_tokens", 320}, {"tokens_seen", 1280}, {"seconds", 0.25}, {"tokens_per_second", 12345.6},
+  const nlohmann::json want = {{"step", 2},
+                               {"epoch", 0.25},
+                               {"loss", 3.23456},
+                               {"grad_norm", 0.8754},
+                               {"lr", 1.5e-5},
+                               {"tokens", 640},
+                               {"trained_tokens", 320},
+                               {"tokens_seen", 1280},
+                               {"seconds", 0.25},
+                               {"tokens_per_second", 12345.6},
                                {"memory_bytes", int64_t{3} << 30}};
   EXPECT_EQ(row, want);
   EXPECT_FALSE(std::filesystem::is_empty(dir / "tensorboard"));

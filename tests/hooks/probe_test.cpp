@@ -52,9 +52,14 @@ ProbeConfigSection probe_config() {
 }
 
 struct Probed {
-  explicit Probed(const TmpDir& dir, int64_t steps = 4, int64_t resumed_step = 0, const ProbeConfigSection& probe_section = probe_config())
-      : section(probe_section), console(out, "off"), run(config_of(steps), tiny_decoder("hypenet-tiny", at::kFloat), tiny_samples(kLengths), row_each(tiny_samples(kLengths))),
-        items(draw_items(section, nullptr, byte_codec())), probe(section, run.decoder, byte_codec(), items, dir / "probe.jsonl", resumed_step, console) {
+  explicit Probed(const TmpDir& dir, int64_t steps = 4, int64_t resumed_step = 0,
+                  const ProbeConfigSection& probe_section = probe_config())
+      : section(probe_section),
+        console(out, "off"),
+        run(config_of(steps), tiny_decoder("hypenet-tiny", at::kFloat), tiny_samples(kLengths),
+            row_each(tiny_samples(kLengths))),
+        items(draw_items(section, nullptr, byte_codec())),
+        probe(section, run.decoder, byte_codec(), items, dir / "probe.jsonl", resumed_step, console) {
     run.hooks.push_back(std::make_unique<ProbeHook>(section, probe));
     run.state.step = resumed_step;
   }
@@ -102,7 +107,9 @@ TEST(ProbeHook, MeasuresAtItsStages) {
   }
   for (const char* stage : {"start", "step-2", "step-4", "end", "restored"}) {
     EXPECT_TRUE(p.probe.has(stage));
-    EXPECT_NE(p.out.str().find(std::string("probe ") + stage + ": 3 prompts, greedy, at most 6 new tokens"), std::string::npos) << p.out.str();
+    EXPECT_NE(p.out.str().find(std::string("probe ") + stage + ": 3 prompts, greedy, at most 6 new tokens"),
+              std::string::npos)
+        << p.out.str();
   }
   EXPECT_FALSE(p.probe.has("step-3"));
   EXPECT_NE(p.out.str().find("  niah_single_1  1024  n=3  "), std::string::npos) << p.out.str();
@@ -140,7 +147,8 @@ TEST(ProbeHook, HitsAreCountedWhereTheModelFindsTheValue) {
   Probed p(dir);
   std::vector<NeedleItem> found = p.items;  // outputs that any prediction holds, and one that none does
   p.probe.measure("start", 0);
-  for (size_t i = 0; i < 3; ++i) found[i].value = i < 2 ? p.probe.results()[i].prediction.substr(0, 2) : "no such value";
+  for (size_t i = 0; i < 3; ++i)
+    found[i].value = i < 2 ? p.probe.results()[i].prediction.substr(0, 2) : "no such value";
   ASSERT_FALSE(found[0].value.empty());
   RecallProbe again(p.section, p.run.decoder, byte_codec(), found, "", 0, p.console);
   again.measure("start", 0);
@@ -152,7 +160,9 @@ TEST(ProbeHook, HitsAreCountedWhereTheModelFindsTheValue) {
 
 TEST(ProbeHook, AResumeKeepsWhatItWillNotDoAgain) {
   const TmpDir dir;
-  { Probed(dir, 6).run.go(); }
+  {
+    Probed(dir, 6).run.go();
+  }
   ASSERT_EQ(stages_in(dir / "probe.jsonl"), thrice({"start", "step-2", "step-4", "end"}));
   {
     Probed resumed(dir, 6, 3);  // from a checkpoint at step 3
@@ -172,7 +182,9 @@ TEST(ProbeHook, AResumeKeepsWhatItWillNotDoAgain) {
 
 TEST(ProbeHook, AStageThatWasNotFinishedIsMeasuredWhole) {
   const TmpDir dir;
-  { Probed(dir, 6).run.go(); }
+  {
+    Probed(dir, 6).run.go();
+  }
   int64_t kept = 0;
   keep_lines_while(dir / "probe.jsonl", [&](const nlohmann::json&) { return kept++ < 7; });  // killed within "step-4"
   ASSERT_EQ(stages_in(dir / "probe.jsonl").back(), "step-4");

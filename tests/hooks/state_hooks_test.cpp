@@ -30,7 +30,8 @@ const std::vector<int64_t> kLengths = {31, 7, 40, 12, 25};
 std::unique_ptr<TinyRun> start(int64_t steps, at::ScalarType dtype, const std::string& model = "hypenet-tiny") {
   RunConfig config = busy_config();
   config.train.max_steps = steps;
-  return std::make_unique<TinyRun>(config, tiny_decoder(model, dtype), tiny_samples(kLengths), row_each(tiny_samples(kLengths)));
+  return std::make_unique<TinyRun>(config, tiny_decoder(model, dtype), tiny_samples(kLengths),
+                                   row_each(tiny_samples(kLengths)));
 }
 
 std::set<std::string> names_in(const fs::path& folder) {
@@ -66,7 +67,8 @@ TEST(CheckpointHook, SavesEveryFewStepsAndKeepsTheNewest) {
     if (report.step == 6) at_six = copy_of(state.weights);
   };
   EXPECT_EQ(run->go(), RunEnd::kFinished);
-  const std::set<std::string> two = {"step-000002"}, two_four = {"step-000002", "step-000004"}, four_six = {"step-000004", "step-000006"};
+  const std::set<std::string> two = {"step-000002"}, two_four = {"step-000002", "step-000004"},
+                              four_six = {"step-000004", "step-000006"};
   EXPECT_EQ(seen, (std::vector<std::set<std::string>>{two, two, two_four, two_four, four_six, four_six}));
   EXPECT_EQ(names_in(dir / "checkpoints"), four_six);  // a finished run needs none of its last step
   const auto loaded = start(7, at::kBFloat16);
@@ -86,7 +88,8 @@ TEST(CheckpointHook, SavesWhereASignalStopsTheRunAndOnlyOnce) {
     run->hooks.push_back(checkpoints(3, 2, dir / "checkpoints", console));
     stop_after(*run, stop);
     EXPECT_EQ(run->go(), RunEnd::kStopped);
-    const std::set<std::string> want = stop == 6 ? std::set<std::string>{"step-000003", "step-000006"} : std::set<std::string>{"step-000006", "step-000007"};
+    const std::set<std::string> want = stop == 6 ? std::set<std::string>{"step-000003", "step-000006"}
+                                                 : std::set<std::string>{"step-000006", "step-000007"};
     EXPECT_EQ(names_in(dir / "checkpoints"), want);
     const auto loaded = start(20, at::kFloat);
     load_checkpoint(*latest_checkpoint(dir / "checkpoints"), loaded->state);

@@ -1,4 +1,4 @@
-// NaN and Inf stop a run: the step and the first layer are named, the state is that of the step before, checkpoints stay.
+// NaN and Inf stop a run: step and first layer are named, the state is that of the step before, checkpoints stay.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -27,7 +27,8 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
 std::unique_ptr<TinyRun> start(at::ScalarType dtype) {
-  return std::make_unique<TinyRun>(busy_config(), tiny_decoder("hypenet-tiny", dtype), tiny_samples(kLengths), row_each(tiny_samples(kLengths)));
+  return std::make_unique<TinyRun>(busy_config(), tiny_decoder("hypenet-tiny", dtype), tiny_samples(kLengths),
+                                   row_each(tiny_samples(kLengths)));
 }
 
 void poison(TrainState& state, const std::string& name, double value) {
@@ -47,7 +48,8 @@ Error failure_of(TinyRun& run) {
 }
 
 void expect_says(const Error& error, const std::vector<std::string>& parts) {
-  for (const std::string& part : parts) EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what() << "\nlacks " << part;
+  for (const std::string& part : parts)
+    EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what() << "\nlacks " << part;
 }
 
 struct Poison {
@@ -92,16 +94,19 @@ TEST_P(NonFinite, WeightStopsTheRunNamingStepAndLayer) {
   EXPECT_EQ(again->go(), RunEnd::kFinished);
 }
 
-INSTANTIATE_TEST_SUITE_P(, NonFinite,
-                         testing::Combine(testing::Values(Poison{"model.layers.0.self_attn.k_proj.weight", kNan, "layer 0 (lightning)"},
-                                                          Poison{"model.layers.1.self_attn.q_proj.weight", kNan, "layer 1 (softmax)"},
-                                                          Poison{"model.layers.2.mlp.up_proj.weight", kInf, "layer 2 (lightning)"},
-                                                          Poison{"model.layers.3.post_attention_layernorm.weight", -kInf, "layer 3 (softmax)"},
-                                                          Poison{"model.norm.weight", kNan, "final norm"}),
-                                          testing::Values(at::kFloat, at::kBFloat16)),
-                         [](const auto& c) {
-                           return test::test_name(std::get<0>(c.param).place + std::string(std::get<1>(c.param) == at::kFloat ? "fp32" : "bf16"));
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    , NonFinite,
+    testing::Combine(testing::Values(Poison{"model.layers.0.self_attn.k_proj.weight", kNan, "layer 0 (lightning)"},
+                                     Poison{"model.layers.1.self_attn.q_proj.weight", kNan, "layer 1 (softmax)"},
+                                     Poison{"model.layers.2.mlp.up_proj.weight", kInf, "layer 2 (lightning)"},
+                                     Poison{"model.layers.3.post_attention_layernorm.weight", -kInf,
+                                            "layer 3 (softmax)"},
+                                     Poison{"model.norm.weight", kNan, "final norm"}),
+                     testing::Values(at::kFloat, at::kBFloat16)),
+    [](const auto& c) {
+      return test::test_name(std::get<0>(c.param).place +
+                             std::string(std::get<1>(c.param) == at::kFloat ? "fp32" : "bf16"));
+    });
 
 TEST(NonFiniteGradient, StopsTheRunNamingStepAndWeight) {
   const auto run = start(at::kFloat);
@@ -111,7 +116,9 @@ TEST(NonFiniteGradient, StopsTheRunNamingStepAndWeight) {
     weights = copy_of(state.weights);
     optim = copy_of(state.optim);
     // The forward pass stays finite; the gradient of one weight does not.
-    state.weights.at("model.layers.1.self_attn.o_gate.weight").register_hook([](const at::Tensor& grad) { return grad / 0.0; });
+    state.weights.at("model.layers.1.self_attn.o_gate.weight").register_hook([](const at::Tensor& grad) {
+      return grad / 0.0;
+    });
   };
   const Error error = failure_of(*run);
   EXPECT_EQ(error.code(), ExitCode::kRunFailed);
@@ -124,7 +131,9 @@ TEST(NonFiniteGradient, StopsTheRunNamingStepAndWeight) {
 TEST(NonFiniteGradient, OfFiniteGradientsTheNormAloneCanOverflow) {
   const auto run = start(at::kFloat);
   run->add_hook().step = [&](const StepReport&, TrainState& state) {
-    state.weights.at("model.norm.weight").register_hook([](const at::Tensor& grad) { return at::full_like(grad, 1e30); });
+    state.weights.at("model.norm.weight").register_hook([](const at::Tensor& grad) {
+      return at::full_like(grad, 1e30);
+    });
   };
   const Error error = failure_of(*run);
   expect_says(error, {"step 2: gradient must be finite", "norm inf", "every gradient is finite"});

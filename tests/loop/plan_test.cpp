@@ -73,9 +73,11 @@ TEST(BatchPlan, EveryRowExactlyOnceAnEpoch) {
 TEST(BatchPlan, StepsAndMicroBatchesKeepWithinTheirTokens) {
   const std::vector<int64_t> sizes = row_sizes(40);
   const auto tokens_of = [&](const std::vector<int64_t>& rows) {
-    return std::accumulate(rows.begin(), rows.end(), int64_t{0}, [&](int64_t sum, int64_t row) { return sum + sizes[row]; });
+    return std::accumulate(rows.begin(), rows.end(), int64_t{0},
+                           [&](int64_t sum, int64_t row) { return sum + sizes[row]; });
   };
-  for (const auto& [per_step, per_micro] : {std::pair<int64_t, int64_t>{150, 70}, {64, 64}, {1, 1}, {1000, 61}, {90, 1000}}) {
+  for (const auto& [per_step, per_micro] :
+       {std::pair<int64_t, int64_t>{150, 70}, {64, 64}, {1, 1}, {1000, 61}, {90, 1000}}) {
     BatchPlan plan(sizes, config_of(2.5, per_step), per_micro);
     const Walk w = walk(plan);
     int64_t at = 0;
@@ -103,7 +105,9 @@ TEST(BatchPlan, StepsAndMicroBatchesKeepWithinTheirTokens) {
 
 TEST(BatchPlan, FractionsOfAnEpoch) {
   const int64_t count = 20;
-  const auto rows_of = [&](double epochs) { return BatchPlan(row_sizes(count), config_of(epochs, 100), 100).stream_rows(); };
+  const auto rows_of = [&](double epochs) {
+    return BatchPlan(row_sizes(count), config_of(epochs, 100), 100).stream_rows();
+  };
   EXPECT_EQ(rows_of(0.5), 10);
   EXPECT_EQ(rows_of(1.25), 25);
   EXPECT_EQ(rows_of(0.001), 1);  // never nothing
@@ -147,7 +151,8 @@ TEST(BatchPlan, TheSeedDecidesTheOrder) {
 }
 
 TEST(BatchPlan, NoRowIsAnError) {
-  EXPECT_EQ(QKR_MESSAGE_OF(BatchPlan({}, config_of(1, 100), 100)), "data.train: must have at least one row to train on, got none");
+  EXPECT_EQ(QKR_MESSAGE_OF(BatchPlan({}, config_of(1, 100), 100)),
+            "data.train: must have at least one row to train on, got none");
 }
 
 }  // namespace

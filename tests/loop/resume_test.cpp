@@ -103,14 +103,17 @@ TEST(ResumeComparison, SeesEachLoss) {
   EXPECT_TRUE(differs_after([](TinyRun& r) { r.state.tokens_seen = 0; }));
   EXPECT_TRUE(differs_after([](TinyRun& r) { r.state.tokens_trained -= 1; }));
   for (const char* kind : {"exp_avg.", "exp_avg_sq.", "master_low."}) {
-    EXPECT_TRUE(differs_after([&](TinyRun& r) { at::Tensor(r.state.optim.at(kind + std::string("model.norm.weight"))).zero_(); })) << kind;
+    EXPECT_TRUE(differs_after([&](TinyRun& r) {
+      at::Tensor(r.state.optim.at(kind + std::string("model.norm.weight"))).zero_();
+    })) << kind;
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(, Resume,
                          testing::Values(Case{"hypenet-tiny", at::kBFloat16}, Case{"hypenet-tiny", at::kFloat},
-                                         Case{"hypenet-gqa-untied", at::kBFloat16}, Case{"hypenet-gqa-untied", at::kFloat},
-                                         Case{"llama-tiny", at::kBFloat16}, Case{"llama-tiny", at::kFloat}),
+                                         Case{"hypenet-gqa-untied", at::kBFloat16},
+                                         Case{"hypenet-gqa-untied", at::kFloat}, Case{"llama-tiny", at::kBFloat16},
+                                         Case{"llama-tiny", at::kFloat}),
                          [](const auto& c) {
                            return test::test_name(c.param.model + (c.param.dtype == at::kFloat ? "_fp32" : "_bf16"));
                          });

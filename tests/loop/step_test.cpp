@@ -21,8 +21,8 @@ using test::TinyRun;
 
 const std::vector<int64_t> kLengths = {31, 7, 64, 12, 25, 40, 3, 18};
 
-// One step over everything. eps is large, so that the update is nearly proportional to the gradient: Adam's first step is
-// otherwise its sign, and a rounding error of a vanishing gradient would turn it.
+// One step over everything. eps is large, so that the update is nearly proportional to the gradient: Adam's first step
+// is otherwise its sign, and a rounding error of a vanishing gradient would turn it.
 RunConfig one_step(int64_t micro_batch_tokens) {
   RunConfig config;
   config.data.max_length = 64;
@@ -122,7 +122,9 @@ TEST_P(Step, CheckpointedActivationsGiveTheSameWeights) {
   expect_same_state(again.state, plain.state);
 }
 
-INSTANTIATE_TEST_SUITE_P(, Step, testing::Values("hypenet-tiny", "hypenet-gqa-untied", "qwen3-tiny", "qwen2-tiny", "llama-tiny"),
+INSTANTIATE_TEST_SUITE_P(, Step,
+                         testing::Values("hypenet-tiny", "hypenet-gqa-untied", "qwen3-tiny", "qwen2-tiny",
+                                         "llama-tiny"),
                          [](const auto& c) { return test::test_name(c.param); });
 
 TEST(StepReports, SayWhatTheStepDid) {
@@ -196,7 +198,8 @@ TEST(StepReports, ARunAtItsEndDoesNoStep) {
 }
 
 TEST(StepReports, AStopThatIsAskedForAtOnceDoesNoStep) {
-  TinyRun run(test::busy_config(), tiny_decoder("llama-tiny", at::kFloat), tiny_samples(kLengths), row_each(tiny_samples(kLengths)));
+  TinyRun run(test::busy_config(), tiny_decoder("llama-tiny", at::kFloat), tiny_samples(kLengths),
+              row_each(tiny_samples(kLengths)));
   run.stop = true;
   EXPECT_EQ(run.go(), RunEnd::kStopped);
   EXPECT_EQ(run.state.step, 0);
@@ -215,7 +218,8 @@ TEST(FreezeQk, KeepsTheRoutingOfSoftmaxLayersAndNothingElse) {
       bool frozen = false;
       for (const int64_t layer : softmax) {
         const std::string prefix = "model.layers." + std::to_string(layer) + ".self_attn.";
-        for (const char* part : {"q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias"}) frozen = frozen || name == prefix + part;
+        for (const char* part : {"q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias"})
+          frozen = frozen || name == prefix + part;
       }
       EXPECT_EQ(test::same_bytes(weight, before.at(name)), frozen) << model << " " << name;
       EXPECT_EQ(run.state.optim.contains("exp_avg." + name), !frozen) << model << " " << name;
@@ -233,7 +237,8 @@ TEST(GoldenLosses, TenStepsOfATinyHypeNet) {
   const std::vector<double> golden = {8.81493473, 8.7012825,  8.84548378, 7.78471518, 7.57664204,
                                       7.88726473, 6.36441708, 7.18518972, 6.04411602, 6.00227737};
   ASSERT_EQ(run.reports.size(), golden.size());
-  for (size_t i = 0; i < golden.size(); ++i) EXPECT_NEAR(run.reports[i].loss, golden[i], 1e-5 * golden[i]) << "step " << i + 1;
+  for (size_t i = 0; i < golden.size(); ++i)
+    EXPECT_NEAR(run.reports[i].loss, golden[i], 1e-5 * golden[i]) << "step " << i + 1;
 }
 
 }  // namespace

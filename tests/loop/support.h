@@ -1,4 +1,4 @@
-// Tiny models and samples for the tests of a run: the fixtures' models, samples made of numbers, and all that run() needs.
+// Tiny models and samples for the tests of a run: the fixtures' models, samples made of numbers, all that run() needs.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -23,9 +23,12 @@ inline ModelSource tiny_source(const std::string& name) {
   return ModelSource::read((source_dir() / "tests" / "data" / "models" / name / "model").string(), "checkpoint");
 }
 
-inline Decoder tiny_decoder(const std::string& name, at::ScalarType dtype) { return load_decoder(tiny_source(name), dtype, at::kCPU); }
+inline Decoder tiny_decoder(const std::string& name, at::ScalarType dtype) {
+  return load_decoder(tiny_source(name), dtype, at::kCPU);
+}
 
-// One sample a length, tokens below 200. `untrained` of 8 leading tokens have no label: the share differs from sample to sample.
+// One sample a length, tokens below 200. None, one, two or three quarters of it, in turn, have no label, so that the share of
+// labelled tokens differs from sample to sample.
 inline std::vector<Sample> tiny_samples(const std::vector<int64_t>& lengths, uint64_t seed = 1) {
   std::vector<Sample> samples;
   uint64_t state = seed;
@@ -51,7 +54,8 @@ inline std::vector<Row> row_each(const std::vector<Sample>& samples) {
 
 // A name that GoogleTest allows for a parameter.
 inline std::string test_name(std::string text) {
-  std::replace_if(text.begin(), text.end(), [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; }, '_');
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; }, '_');
   return text;
 }
 
@@ -60,17 +64,27 @@ struct TestHook : Hook {
   std::function<void(TrainState&)> before;
   std::function<void(const StepReport&, TrainState&)> step;
   std::function<void(RunEnd, TrainState&)> after;
-  void before_run(TrainState& state) override { if (before) before(state); }
-  void after_step(const StepReport& report, TrainState& state) override { if (step) step(report, state); }
-  void after_run(RunEnd end, TrainState& state) override { if (after) after(end, state); }
+  void before_run(TrainState& state) override {
+    if (before) before(state);
+  }
+  void after_step(const StepReport& report, TrainState& state) override {
+    if (step) step(report, state);
+  }
+  void after_run(RunEnd end, TrainState& state) override {
+    if (after) after(end, state);
+  }
 };
 
 // A run on the CPU with everything that it refers to. Reports are kept.
 class TinyRun {
  public:
   TinyRun(const RunConfig& run_config, Decoder model, std::vector<Sample> with_samples, std::vector<Row> with_rows)
-      : config(run_config), samples(std::move(with_samples)), rows(std::move(with_rows)), decoder(std::move(model)),
-        optimizer(marked(), decoder.weights()), state{decoder.weights(), optimizer.state()} {
+      : config(run_config),
+        samples(std::move(with_samples)),
+        rows(std::move(with_rows)),
+        decoder(std::move(model)),
+        optimizer(marked(), decoder.weights()),
+        state{decoder.weights(), optimizer.state()} {
     add_hook().step = [this](const StepReport& report, TrainState&) { reports.push_back(report); };
   }
   TinyRun(const TinyRun&) = delete;
@@ -104,7 +118,8 @@ class TinyRun {
   }
 };
 
-// A configuration in which every part of a step does something: warm-up, decay, clipping, weight decay, several micro-batches.
+// A configuration in which every part of a step does something: warm-up, decay, clipping, weight decay, several
+// micro-batches.
 inline RunConfig busy_config() {
   RunConfig config;
   config.data.max_length = 48;

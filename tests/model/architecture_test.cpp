@@ -116,8 +116,8 @@ TEST(Keys, MixerTypesOfBothSpellingsPickTheLayers) {
 
 TEST(Keys, HarmlessOnesAreKept) {
   Json config = of_type("hybrid");
-  for (const char* key : {"loss_fn", "gdn_nh", "kda_anything", "mamba2_d_state", "rope_parameters", "max_window_layers", "torch_dtype",
-                          "auto_map", "_attn_implementation_autoset", "transformers_version"}) {
+  for (const char* key : {"loss_fn", "gdn_nh", "kda_anything", "mamba2_d_state", "rope_parameters", "max_window_layers",
+                          "torch_dtype", "auto_map", "_attn_implementation_autoset", "transformers_version"}) {
     config[key] = "anything";
   }
   EXPECT_EQ(parsed(config).family, Family::kHypeNet);
@@ -132,7 +132,8 @@ TEST(Windows, SwitchFirstLayerAndTypes) {
     for (const Layer& layer : parsed(c).layers) found.push_back(layer.softmax.window);
     return found;
   };
-  EXPECT_EQ(windows(config), (std::vector<int64_t>{0, 0, 0, 0}));  // released files carry the number with the switch off
+  EXPECT_EQ(windows(config),
+            (std::vector<int64_t>{0, 0, 0, 0}));  // released files carry the number with the switch off
   config["use_sliding_window"] = true;
   EXPECT_EQ(windows(config), (std::vector<int64_t>{0, 0, 0, 0}));  // max_window_layers is 28
   config["max_window_layers"] = 2;
@@ -185,9 +186,10 @@ TEST(ParameterCount, DenseFamilies) {
                                    {"qwen2", 151936, 36, 2048, 11008, 16, 2, true, 3'085'938'688},
                                    {"llama", 49152, 30, 576, 1536, 9, 3, true, 134'515'008}};
   for (const Size& s : sizes) {
-    const Json config = {{"model_type", s.type}, {"vocab_size", s.vocab}, {"num_hidden_layers", s.layers},
-                         {"hidden_size", s.hidden}, {"intermediate_size", s.inner}, {"num_attention_heads", s.heads},
-                         {"num_key_value_heads", s.kv}, {"tie_word_embeddings", s.tied}};
+    const Json config = {{"model_type", s.type},          {"vocab_size", s.vocab},
+                         {"num_hidden_layers", s.layers}, {"hidden_size", s.hidden},
+                         {"intermediate_size", s.inner},  {"num_attention_heads", s.heads},
+                         {"num_key_value_heads", s.kv},   {"tie_word_embeddings", s.tied}};
     EXPECT_EQ(parameter_count(parsed(config)), s.parameters) << config;
   }
 }

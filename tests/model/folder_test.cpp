@@ -1,4 +1,4 @@
-// A model folder read, written and read again: weights to the bit, config.json but for its dtype, the files that travel along.
+// A model folder read, written and read again: every bit of the weights, every key of config.json, the files beside them.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -20,7 +20,9 @@ using test::read_file;
 using test::same_bytes;
 using test::TmpDir;
 
-std::string fixture(const std::string& name) { return (test::source_dir() / "tests" / "data" / "models" / name / "model").string(); }
+std::string fixture(const std::string& name) {
+  return (test::source_dir() / "tests" / "data" / "models" / name / "model").string();
+}
 
 ModelSource read(const fs::path& folder) { return ModelSource::read(folder.string(), "checkpoint"); }
 
@@ -37,7 +39,8 @@ void expect_same(const NamedTensors& got, const NamedTensors& want) {
 }
 
 // The fixture as a folder that can be changed: its tensors in `dtype`, its config changed by `change`.
-fs::path changed(const TmpDir& dir, const std::string& name, at::ScalarType dtype, const std::function<void(Json&)>& change = {},
+fs::path changed(const TmpDir& dir, const std::string& name, at::ScalarType dtype,
+                 const std::function<void(Json&)>& change = {},
                  const std::function<void(NamedTensors&)>& change_tensors = {}) {
   NamedTensors tensors;
   for (const auto& [tensor_name, tensor] : stored(fixture(name))) tensors.set(tensor_name, tensor.to(dtype));
@@ -83,7 +86,9 @@ TEST_P(RoundTrip, KeepsEveryBitAndEveryKey) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(, RoundTrip, testing::Values("hypenet-tiny", "hypenet-gqa-untied", "qwen3-tiny", "qwen2-tiny", "llama-tiny"),
+INSTANTIATE_TEST_SUITE_P(, RoundTrip,
+                         testing::Values("hypenet-tiny", "hypenet-gqa-untied", "qwen3-tiny", "qwen2-tiny",
+                                         "llama-tiny"),
                          [](const auto& p) {
                            std::string name = p.param;
                            std::replace(name.begin(), name.end(), '-', '_');
@@ -94,22 +99,32 @@ TEST(Load, IntoAnotherDtypeRounds) {
   const TmpDir dir;
   const NamedTensors fp32 = stored(fixture("llama-tiny"));
   const Decoder bf16 = load_decoder(read(fixture("llama-tiny")), at::kBFloat16, at::kCPU);
-  for (const auto& [name, tensor] : fp32) EXPECT_TRUE(same_bytes(bf16.weights().at(name), tensor.to(at::kBFloat16))) << name;
+  for (const auto& [name, tensor] : fp32)
+    EXPECT_TRUE(same_bytes(bf16.weights().at(name), tensor.to(at::kBFloat16))) << name;
   const Decoder wide = load_decoder(read(changed(dir, "llama-tiny", at::kHalf)), at::kFloat, at::kCPU);
-  for (const auto& [name, tensor] : fp32) EXPECT_TRUE(same_bytes(wide.weights().at(name), tensor.to(at::kHalf).to(at::kFloat))) << name;
+  for (const auto& [name, tensor] : fp32)
+    EXPECT_TRUE(same_bytes(wide.weights().at(name), tensor.to(at::kHalf).to(at::kFloat))) << name;
 }
 
 TEST(Load, WeightsAreCopiesThatMayBeWritten) {
   Decoder decoder = load_decoder(read(fixture("hypenet-tiny")), at::kFloat, at::kCPU);
   for (const auto& [name, weight] : decoder.weights()) at::Tensor(weight).add_(1);  // a mapped page would be a SIGSEGV
-  EXPECT_FALSE(same_bytes(decoder.weights().at("model.norm.weight"), stored(fixture("hypenet-tiny")).at("model.norm.weight")));
+  EXPECT_FALSE(
+      same_bytes(decoder.weights().at("model.norm.weight"), stored(fixture("hypenet-tiny")).at("model.norm.weight")));
 }
 
 TEST(Save, CarriesTheFilesThatMakeTheModelUsable) {
   const TmpDir dir;
   const fs::path from = changed(dir, "llama-tiny", at::kFloat);
-  const std::vector<std::string> carried = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json",
-                                            "generation_config.json", "vocab.json", "merges.txt", "tokenizer.model", "LICENSE",
+  const std::vector<std::string> carried = {"tokenizer.json",
+                                            "tokenizer_config.json",
+                                            "chat_template.jinja",
+                                            "special_tokens_map.json",
+                                            "generation_config.json",
+                                            "vocab.json",
+                                            "merges.txt",
+                                            "tokenizer.model",
+                                            "LICENSE",
                                             "modeling_hybrid.py"};
   for (const std::string& name : carried) dir.write("source/" + name, "of " + name + std::string("\n\0\r\xff", 4));
   dir.write("source/optimizer.pt", "old");
@@ -117,7 +132,8 @@ TEST(Save, CarriesTheFilesThatMakeTheModelUsable) {
   fs::permissions(dir / "source" / "tokenizer.json", fs::perms::owner_read);
   const ModelSource source = read(from);
   save_model(dir / "out", source, load_decoder(source, at::kFloat, at::kCPU).weights());
-  for (const std::string& name : carried) EXPECT_EQ(read_file(dir / "out" / name), read_file(dir / "source" / name)) << name;
+  for (const std::string& name : carried)
+    EXPECT_EQ(read_file(dir / "out" / name), read_file(dir / "source" / name)) << name;
   EXPECT_FALSE(fs::exists(dir / "out" / "optimizer.pt"));
   EXPECT_FALSE(fs::exists(dir / "out" / "onnx"));
   EXPECT_NE(fs::status(dir / "out" / "tokenizer.json").permissions() & fs::perms::owner_write, fs::perms::none);
@@ -130,7 +146,10 @@ TEST(Save, WritesTheDtypeKeyThatIsNeverBoth) {
     save_model(dir / out, source, load_decoder(source, at::kBFloat16, at::kCPU).weights());
     return Json::parse(read_file(dir / out / "config.json"));
   };
-  const Json newer = written("a", [](Json& c) { c.erase("torch_dtype"); c["dtype"] = "float32"; });
+  const Json newer = written("a", [](Json& c) {
+    c.erase("torch_dtype");
+    c["dtype"] = "float32";
+  });
   EXPECT_EQ(newer.value("dtype", ""), "bfloat16");
   EXPECT_FALSE(newer.contains("torch_dtype"));
   const Json neither = written("b", [](Json& c) { c.erase("torch_dtype"); });
@@ -168,7 +187,9 @@ TEST(LogitsScaling, IsReplacedOnRequestAndWrittenBack) {
   EXPECT_EQ(scaled("null").architecture.logits_scaling.kind, LogitsScaling::Kind::kNone);
   EXPECT_NE(QKR_MESSAGE_OF(scaled("2")).find("write 2.0, not 2"), std::string::npos);
   EXPECT_NE(QKR_MESSAGE_OF(scaled("hype 1")).find("a >= 2"), std::string::npos);
-  EXPECT_NE(QKR_MESSAGE_OF(ModelSource::read(fixture("llama-tiny"), "hype 500")).find("must be checkpoint for a llama model"), std::string::npos);
+  EXPECT_NE(
+      QKR_MESSAGE_OF(ModelSource::read(fixture("llama-tiny"), "hype 500")).find("must be checkpoint for a llama model"),
+      std::string::npos);
   const TmpDir dir;
   const ModelSource source = scaled("hype 500");
   save_model(dir / "out", source, load_decoder(source, at::kFloat, at::kCPU).weights());
@@ -200,7 +221,9 @@ TEST(LegacyNames, OfHypeNetAreUnderstood) {
   renamed([&](const std::string& name) { return replaced(name, ".self_attn.", ".attn."); });
   renamed([&](const std::string& name) { return replaced(name, ".self_attn.", ".student_layer.self_attn."); });
   renamed([&](const std::string& name) { return replaced(name, ".embed_tokens.", ".embeddings."); });
-  renamed([&](const std::string& name) { return replaced(replaced(name, ".input_layernorm.", ".mixer_norm."), ".post_attention_layernorm.", ".mlp_norm."); });
+  renamed([&](const std::string& name) {
+    return replaced(replaced(name, ".input_layernorm.", ".mixer_norm."), ".post_attention_layernorm.", ".mlp_norm.");
+  });
   renamed([&](const std::string& name) { return replaced(name, ".input_layernorm.", ".attn_norm."); });
 }
 
@@ -214,31 +237,39 @@ TEST(LegacyNames, TwoNamesOfOneTensorAreRefused) {
 }
 
 // What is wrong with the tensors of a folder, as check_weights (no data read) and load_decoder say it alike.
-void expect_refused(const std::function<void(NamedTensors&)>& change, const std::string& want, const std::string& model = "llama-tiny") {
+void expect_refused(const std::function<void(NamedTensors&)>& change, const std::string& want,
+                    const std::string& model = "llama-tiny") {
   const TmpDir dir;
   const ModelSource source = read(changed(dir, model, at::kFloat, {}, change));
-  for (const std::string& message : {QKR_MESSAGE_OF(check_weights(source)), QKR_MESSAGE_OF(load_decoder(source, at::kFloat, at::kCPU))}) {
+  for (const std::string& message :
+       {QKR_MESSAGE_OF(check_weights(source)), QKR_MESSAGE_OF(load_decoder(source, at::kFloat, at::kCPU))}) {
     EXPECT_NE(message.find(want), std::string::npos) << message;
     EXPECT_EQ(message.rfind((dir / "source").string(), 0), 0u) << message;
   }
 }
 
 TEST(Refused, MissingUnexpectedAndMisshapenTensors) {
-  expect_refused([](NamedTensors& t) { t = without(t, "model.layers.2.mlp.up_proj.weight"); }, "tensor model.layers.2.mlp.up_proj.weight is missing");
+  expect_refused([](NamedTensors& t) { t = without(t, "model.layers.2.mlp.up_proj.weight"); },
+                 "tensor model.layers.2.mlp.up_proj.weight is missing");
   expect_refused([](NamedTensors& t) { t.set("model.layers.3.mlp.up_proj.weight", at::ones({96, 72})); },
                  "tensor model.layers.3.mlp.up_proj.weight is not part of the model");
-  expect_refused([](NamedTensors& t) { t.set("model.layers.0.self_attn.q_proj.bias", at::ones({72})); }, "self_attn.q_proj.bias is not part");
+  expect_refused([](NamedTensors& t) { t.set("model.layers.0.self_attn.q_proj.bias", at::ones({72})); },
+                 "self_attn.q_proj.bias is not part");
   expect_refused([](NamedTensors& t) { t.set("model.layers.1.self_attn.k_proj.weight", at::ones({72, 24})); },
                  "tensor model.layers.1.self_attn.k_proj.weight: shape must be [24, 72] by config.json, got [72, 24]");
   expect_refused([](NamedTensors& t) { t.set("model.norm.weight", at::ones({72}, at::kLong)); },
                  "tensor model.norm.weight: dtype must be F32, BF16, F16 or F64, got I64");
-  expect_refused([](NamedTensors& t) { t = without(t, "lm_head.weight"); }, "tensor lm_head.weight is missing", "hypenet-gqa-untied");
-  expect_refused([](NamedTensors& t) { t.set("student_model.model.norm.weight", at::ones({72})); }, "is not part");  // no legacy names in Llama
+  expect_refused([](NamedTensors& t) { t = without(t, "lm_head.weight"); }, "tensor lm_head.weight is missing",
+                 "hypenet-gqa-untied");
+  expect_refused([](NamedTensors& t) { t.set("student_model.model.norm.weight", at::ones({72})); },
+                 "is not part");  // no legacy names in Llama
 }
 
 TEST(Tied, AnEqualHeadIsAcceptedAndAnotherRefused) {
   const TmpDir dir;
-  const fs::path equal = changed(dir, "llama-tiny", at::kFloat, {}, [](NamedTensors& t) { t.set("lm_head.weight", t.at("model.embed_tokens.weight").clone()); });
+  const fs::path equal = changed(dir, "llama-tiny", at::kFloat, {}, [](NamedTensors& t) {
+    t.set("lm_head.weight", t.at("model.embed_tokens.weight").clone());
+  });
   const Decoder decoder = load_decoder(read(equal), at::kFloat, at::kCPU);
   EXPECT_FALSE(decoder.weights().contains("lm_head.weight"));
   save_model(dir / "out", read(equal), decoder.weights());
@@ -255,7 +286,9 @@ TEST(Tied, AnEqualHeadIsAcceptedAndAnotherRefused) {
 
 TEST(OldFiles, RotaryTablesAreIgnored) {
   const TmpDir dir;
-  const fs::path from = changed(dir, "llama-tiny", at::kFloat, {}, [](NamedTensors& t) { t.set("model.layers.0.self_attn.rotary_emb.inv_freq", at::ones({6})); });
+  const fs::path from = changed(dir, "llama-tiny", at::kFloat, {}, [](NamedTensors& t) {
+    t.set("model.layers.0.self_attn.rotary_emb.inv_freq", at::ones({6}));
+  });
   expect_same(load_decoder(read(from), at::kFloat, at::kCPU).weights(), stored(fixture("llama-tiny")));
 }
 
@@ -271,8 +304,10 @@ TEST(Refused, WhatIsNoModelFolder) {
 
 TEST(Random, IsAFunctionOfTheSeed) {
   const ModelSource source = read(fixture("hypenet-tiny"));
-  const Decoder a = random_decoder(source, at::kFloat, at::kCPU, 5), b = random_decoder(source, at::kFloat, at::kCPU, 5);
-  const Decoder other = random_decoder(source, at::kFloat, at::kCPU, 6), half = random_decoder(source, at::kBFloat16, at::kCPU, 5);
+  const Decoder a = random_decoder(source, at::kFloat, at::kCPU, 5),
+                b = random_decoder(source, at::kFloat, at::kCPU, 5);
+  const Decoder other = random_decoder(source, at::kFloat, at::kCPU, 6),
+                half = random_decoder(source, at::kBFloat16, at::kCPU, 5);
   expect_same(b.weights(), a.weights());
   for (const WeightSpec& spec : weight_specs(source.architecture)) {
     const at::Tensor& w = a.weights().at(spec.name);
@@ -295,7 +330,9 @@ TEST(DecoderWeights, MustBeExactlyThoseOfTheArchitecture) {
   misshapen.set("model.norm.weight", at::ones({71}));
   EXPECT_NE(QKR_MESSAGE_OF(Decoder(source.architecture, extra)).find("must have"), std::string::npos);
   EXPECT_NE(QKR_MESSAGE_OF(Decoder(source.architecture, misshapen)).find("model.norm.weight"), std::string::npos);
-  EXPECT_NE(QKR_MESSAGE_OF(Decoder(source.architecture, without(good, "model.norm.weight"))).find("model.norm.weight is missing"), std::string::npos);
+  EXPECT_NE(QKR_MESSAGE_OF(Decoder(source.architecture, without(good, "model.norm.weight")))
+                .find("model.norm.weight is missing"),
+            std::string::npos);
 }
 
 }  // namespace

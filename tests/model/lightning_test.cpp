@@ -24,11 +24,14 @@ at::Tensor pattern(int64_t tokens, int64_t heads, int64_t dim, double phase) {
 }
 
 Inputs inputs(int64_t tokens, int64_t heads, int64_t dim) {
-  return {pattern(tokens, heads, dim, 0.1), pattern(tokens, heads, dim, 1.3), pattern(tokens, heads, dim, 2.7), lightning_slopes(heads)};
+  return {pattern(tokens, heads, dim, 0.1), pattern(tokens, heads, dim, 1.3), pattern(tokens, heads, dim, 2.7),
+          lightning_slopes(heads)};
 }
 
-// S_t = exp(-s) S_{t-1} + k_t^T v_t, o_t = scale q_t S_t, built from differentiable pieces. *state: the last S of the last segment.
-at::Tensor by_recurrence(const Inputs& in, double scale, const std::vector<int64_t>& cu_seqlens, at::Tensor* state = nullptr) {
+// S_t = exp(-s) S_{t-1} + k_t^T v_t, o_t = scale q_t S_t, built from differentiable pieces. *state: the last S of the
+// last segment.
+at::Tensor by_recurrence(const Inputs& in, double scale, const std::vector<int64_t>& cu_seqlens,
+                         at::Tensor* state = nullptr) {
   const int64_t heads = in.q.size(1), dim = in.q.size(2);
   const at::Tensor fade = (-in.slopes).exp().view({heads, 1, 1});
   std::vector<at::Tensor> outputs;
@@ -36,8 +39,8 @@ at::Tensor by_recurrence(const Inputs& in, double scale, const std::vector<int64
   for (size_t segment = 0; segment + 1 < cu_seqlens.size(); ++segment) {
     s = at::zeros({heads, dim, in.v.size(2)}, in.q.options());
     for (int64_t t = cu_seqlens[segment]; t < cu_seqlens[segment + 1]; ++t) {
-      s = fade * s + in.k[t].unsqueeze(2) * in.v[t].unsqueeze(1);                   // [H, D, D]
-      outputs.push_back(scale * at::matmul(in.q[t].unsqueeze(1), s).squeeze(1));    // [H, D]
+      s = fade * s + in.k[t].unsqueeze(2) * in.v[t].unsqueeze(1);                 // [H, D, D]
+      outputs.push_back(scale * at::matmul(in.q[t].unsqueeze(1), s).squeeze(1));  // [H, D]
     }
   }
   if (state != nullptr) *state = s;
@@ -45,9 +48,21 @@ at::Tensor by_recurrence(const Inputs& in, double scale, const std::vector<int64
 }
 
 // Lengths around the chunk of 64, alone and end to end, empty ones among them.
-const std::vector<std::vector<int64_t>> kSegments = {
-    {0, 1}, {0, 2}, {0, 3}, {0, 31}, {0, 63}, {0, 64}, {0, 65}, {0, 130}, {0, 300},
-    {0, 0, 1, 1, 3}, {0, 63, 127, 192}, {0, 64, 64, 65, 195, 196}, {0, 0}, {0, 130, 200, 200, 205, 300}, {0, 1, 2, 3, 4, 5}};
+const std::vector<std::vector<int64_t>> kSegments = {{0, 1},
+                                                     {0, 2},
+                                                     {0, 3},
+                                                     {0, 31},
+                                                     {0, 63},
+                                                     {0, 64},
+                                                     {0, 65},
+                                                     {0, 130},
+                                                     {0, 300},
+                                                     {0, 0, 1, 1, 3},
+                                                     {0, 63, 127, 192},
+                                                     {0, 64, 64, 65, 195, 196},
+                                                     {0, 0},
+                                                     {0, 130, 200, 200, 205, 300},
+                                                     {0, 1, 2, 3, 4, 5}};
 
 std::string text_of(const std::vector<int64_t>& numbers) {
   std::string text;
@@ -58,7 +73,8 @@ std::string text_of(const std::vector<int64_t>& numbers) {
 TEST(Lightning, EqualsTheRecurrenceAtEveryLength) {
   for (const auto& cu_seqlens : kSegments) {
     const Inputs in = inputs(cu_seqlens.back(), 5, 8);
-    const at::Tensor got = lightning_attention(in.q, in.k, in.v, in.slopes, 0.35, Segments::packed(cu_seqlens, at::kCPU));
+    const at::Tensor got =
+        lightning_attention(in.q, in.k, in.v, in.slopes, 0.35, Segments::packed(cu_seqlens, at::kCPU));
     const at::Tensor want = by_recurrence(in, 0.35, cu_seqlens);
     ASSERT_EQ(got.sizes(), in.v.sizes());
     if (got.numel() == 0) continue;
@@ -74,7 +90,9 @@ TEST(Lightning, GradientsEqualThoseOfTheRecurrence) {
     for (Inputs* in : {&ours, &theirs}) {
       for (at::Tensor* x : {&in->q, &in->k, &in->v}) x->set_requires_grad(true);
     }
-    (lightning_attention(ours.q, ours.k, ours.v, ours.slopes, 0.35, Segments::packed(cu_seqlens, at::kCPU)) * weight).sum().backward();
+    (lightning_attention(ours.q, ours.k, ours.v, ours.slopes, 0.35, Segments::packed(cu_seqlens, at::kCPU)) * weight)
+        .sum()
+        .backward();
     (by_recurrence(theirs, 0.35, cu_seqlens) * weight).sum().backward();
     EXPECT_LE(max_abs_difference(ours.q.grad(), theirs.q.grad()), 1e-11) << "q," << text_of(cu_seqlens);
     EXPECT_LE(max_abs_difference(ours.k.grad(), theirs.k.grad()), 1e-11) << "k," << text_of(cu_seqlens);
@@ -89,13 +107,19 @@ TEST(Lightning, GradientsEqualFiniteDifferences) {
   const at::Tensor weight = pattern(70, 2, 3, 0.4);
   const auto value = [&](const Inputs& at_point) {
     const at::NoGradGuard no_grad;
-    return (lightning_attention(at_point.q, at_point.k, at_point.v, at_point.slopes, 1.5, Segments::packed(cu_seqlens, at::kCPU)) * weight).sum().item<double>();
+    return (lightning_attention(at_point.q, at_point.k, at_point.v, at_point.slopes, 1.5,
+                                Segments::packed(cu_seqlens, at::kCPU)) *
+            weight)
+        .sum()
+        .item<double>();
   };
   for (int which = 0; which < 3; ++which) {
     Inputs point = inputs(70, 2, 3);
     at::Tensor& x = which == 0 ? point.q : which == 1 ? point.k : point.v;
     x.set_requires_grad(true);
-    (lightning_attention(point.q, point.k, point.v, point.slopes, 1.5, Segments::packed(cu_seqlens, at::kCPU)) * weight).sum().backward();
+    (lightning_attention(point.q, point.k, point.v, point.slopes, 1.5, Segments::packed(cu_seqlens, at::kCPU)) * weight)
+        .sum()
+        .backward();
     for (const int64_t place : {0, 5, 190, 383, 395, 396, 419}) {  // both sides of a chunk's and of a segment's end
       const auto moved = [&](double by) {
         Inputs there = inputs(70, 2, 3);
@@ -103,7 +127,8 @@ TEST(Lightning, GradientsEqualFiniteDifferences) {
         return value(there);
       };
       const double slope = (moved(1e-5) - moved(-1e-5)) / 2e-5;
-      EXPECT_NEAR(x.grad().flatten()[place].item<double>(), slope, 1e-6 * std::max(1.0, std::abs(slope))) << which << " " << place;
+      EXPECT_NEAR(x.grad().flatten()[place].item<double>(), slope, 1e-6 * std::max(1.0, std::abs(slope)))
+          << which << " " << place;
     }
   }
   EXPECT_GT(std::abs(value(in)), 1e-6);
@@ -113,8 +138,8 @@ TEST(Lightning, Fp32IsCloseToTheTruth) {
   const std::vector<int64_t> cu_seqlens = {0, 300, 301, 512};
   const Inputs in = inputs(512, 16, 16);
   const at::Tensor truth = by_recurrence(in, 0.25, cu_seqlens);
-  const at::Tensor got = lightning_attention(in.q.to(at::kFloat), in.k.to(at::kFloat), in.v.to(at::kFloat), in.slopes.to(at::kFloat), 0.25,
-                                             Segments::packed(cu_seqlens, at::kCPU));
+  const at::Tensor got = lightning_attention(in.q.to(at::kFloat), in.k.to(at::kFloat), in.v.to(at::kFloat),
+                                             in.slopes.to(at::kFloat), 0.25, Segments::packed(cu_seqlens, at::kCPU));
   EXPECT_EQ(got.scalar_type(), at::kFloat);
   EXPECT_LE(relative_rms(got, truth), 1e-6);
 }
@@ -136,7 +161,8 @@ TEST(Lightning, CachedPiecesEqualOneShot) {
   const Inputs in = inputs(200, 3, 5);
   at::Tensor want_state;
   const at::Tensor want = by_recurrence(in, 0.5, {0, 200}, &want_state);
-  for (const std::vector<int64_t>& pieces : {std::vector<int64_t>{200}, {1, 199}, {63, 1, 64, 65, 7}, {64, 64, 72}, {130, 1, 1, 1, 67}, {2, 3, 195}}) {
+  for (const std::vector<int64_t>& pieces :
+       {std::vector<int64_t>{200}, {1, 199}, {63, 1, 64, 65, 7}, {64, 64, 72}, {130, 1, 1, 1, 67}, {2, 3, 195}}) {
     at::Tensor state;
     std::vector<at::Tensor> parts;
     int64_t begin = 0;
@@ -157,7 +183,10 @@ TEST(Lightning, TokenByTokenEqualsOneShot) {
   at::Tensor state;
   for (int64_t t = 0; t < 70; ++t) {
     const auto one = [&](const at::Tensor& x) { return x.narrow(0, t, 1); };
-    EXPECT_LE(max_abs_difference(lightning_attention_cached(one(in.q), one(in.k), one(in.v), in.slopes, 1.0, state), one(want)), 1e-12) << t;
+    EXPECT_LE(max_abs_difference(lightning_attention_cached(one(in.q), one(in.k), one(in.v), in.slopes, 1.0, state),
+                                 one(want)),
+              1e-12)
+        << t;
   }
 }
 
@@ -178,7 +207,8 @@ void expect_slopes(int64_t heads, const std::vector<double>& exponents) {
   const at::Tensor slopes = lightning_slopes(heads);
   EXPECT_EQ(slopes.scalar_type(), at::kDouble);
   ASSERT_EQ(slopes.size(0), heads);
-  for (int64_t h = 0; h < heads; ++h) EXPECT_DOUBLE_EQ(slopes[h].item<double>(), std::exp2(-exponents[h])) << heads << " " << h;
+  for (int64_t h = 0; h < heads; ++h)
+    EXPECT_DOUBLE_EQ(slopes[h].item<double>(), std::exp2(-exponents[h])) << heads << " " << h;
 }
 
 // The table of ALiBi (arXiv 2108.12409): halves of halves for powers of two, interleaved from the next power elsewhere.

@@ -35,22 +35,26 @@ struct Result {
 };
 
 Result ours(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets, double scale) {
-  const at::Tensor x = hidden.detach().clone().set_requires_grad(true), w = head.detach().clone().set_requires_grad(true);
+  const at::Tensor x = hidden.detach().clone().set_requires_grad(true),
+                   w = head.detach().clone().set_requires_grad(true);
   const at::Tensor loss = linear_cross_entropy(x, w, targets, scale);
   (loss * 3).backward();  // a factor from above must reach the gradients
   return {loss.detach(), x.grad() / 3, w.grad() / 3};
 }
 
 Result torchs(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets, double scale) {
-  const at::Tensor x = hidden.detach().clone().set_requires_grad(true), w = head.detach().clone().set_requires_grad(true);
+  const at::Tensor x = hidden.detach().clone().set_requires_grad(true),
+                   w = head.detach().clone().set_requires_grad(true);
   const at::Tensor loss = scale * at::cross_entropy_loss(at::linear(x, w), targets, {}, at::Reduction::Sum, -100);
   loss.backward();
   return {loss.detach(), x.grad(), w.grad()};
 }
 
 TEST(LinearCrossEntropy, EqualsTorchsCrossEntropy) {
-  for (const Case& c : {Case{1, 4, 3}, {2, 4, 3}, {31, 8, 17}, {100, 16, 301}, {20000, 4, 8}}) {  // the last: 13,333 labels, two slices
-    const at::Tensor hidden = pattern({c.rows, c.dim}, 0.2) * 3, head = pattern({c.vocab, c.dim}, 1.1), targets = targets_for(c.rows, c.vocab);
+  for (const Case& c :
+       {Case{1, 4, 3}, {2, 4, 3}, {31, 8, 17}, {100, 16, 301}, {20000, 4, 8}}) {  // the last: 13,333 labels, two slices
+    const at::Tensor hidden = pattern({c.rows, c.dim}, 0.2) * 3, head = pattern({c.vocab, c.dim}, 1.1),
+                     targets = targets_for(c.rows, c.vocab);
     const Result got = ours(hidden, head, targets, 0.01), want = torchs(hidden, head, targets, 0.01);
     EXPECT_LE(max_abs_difference(got.loss, want.loss), 1e-12 * std::max(1.0, want.loss.item<double>())) << c.rows;
     EXPECT_LE(max_abs_difference(got.grad_hidden, want.grad_hidden), 1e-13) << c.rows;
@@ -60,16 +64,23 @@ TEST(LinearCrossEntropy, EqualsTorchsCrossEntropy) {
     EXPECT_EQ(single.loss.scalar_type(), at::kFloat);
     EXPECT_NEAR(single.loss.item<double>(), want.loss.item<double>(), 1e-5 * std::max(1.0, want.loss.item<double>()));
     const Result rounded = torchs(hidden32.to(at::kDouble), head32.to(at::kDouble), targets, 0.01);
-    // exp(z - logsumexp(z)) carries an ulp of the largest logit, where log_softmax carries one of a difference of logits.
-    const auto error = [](const at::Tensor& got32, const at::Tensor& truth) { return test::rms(got32.to(at::kDouble) - truth); };
-    EXPECT_LE(error(single.grad_hidden, rounded.grad_hidden), 8 * error(plain.grad_hidden, rounded.grad_hidden) + 0x1p-23 * test::rms(rounded.grad_hidden));
-    EXPECT_LE(error(single.grad_head, rounded.grad_head), 8 * error(plain.grad_head, rounded.grad_head) + 0x1p-23 * test::rms(rounded.grad_head));
+    // exp(z - logsumexp(z)) carries an ulp of the largest logit, where log_softmax carries one of a difference of
+    // logits.
+    const auto error = [](const at::Tensor& got32, const at::Tensor& truth) {
+      return test::rms(got32.to(at::kDouble) - truth);
+    };
+    EXPECT_LE(error(single.grad_hidden, rounded.grad_hidden),
+              8 * error(plain.grad_hidden, rounded.grad_hidden) + 0x1p-23 * test::rms(rounded.grad_hidden));
+    EXPECT_LE(error(single.grad_head, rounded.grad_head),
+              8 * error(plain.grad_head, rounded.grad_head) + 0x1p-23 * test::rms(rounded.grad_head));
   }
 }
 
 TEST(LinearCrossEntropy, Bf16IsNearTheTruthOfItsRoundedInputs) {
-  const at::Tensor hidden = pattern({200, 16}, 0.2).to(at::kBFloat16), head = pattern({301, 16}, 1.1).to(at::kBFloat16), targets = targets_for(200, 301);
-  const Result got = ours(hidden, head, targets, 1.0 / 133), want = torchs(hidden.to(at::kDouble), head.to(at::kDouble), targets, 1.0 / 133);
+  const at::Tensor hidden = pattern({200, 16}, 0.2).to(at::kBFloat16), head = pattern({301, 16}, 1.1).to(at::kBFloat16),
+                   targets = targets_for(200, 301);
+  const Result got = ours(hidden, head, targets, 1.0 / 133),
+               want = torchs(hidden.to(at::kDouble), head.to(at::kDouble), targets, 1.0 / 133);
   EXPECT_EQ(got.loss.scalar_type(), at::kFloat);
   EXPECT_EQ(got.grad_head.scalar_type(), at::kBFloat16);
   EXPECT_NEAR(got.loss.item<double>(), want.loss.item<double>(), 2e-3 * want.loss.item<double>());
@@ -90,8 +101,10 @@ TEST(LinearCrossEntropy, GradientEqualsFiniteDifferences) {
     };
     return (at_distance(1e-6) - at_distance(-1e-6)) / 2e-6;
   };
-  for (int64_t place = 0; place < hidden.numel(); ++place) EXPECT_NEAR(got.grad_hidden.flatten()[place].item<double>(), slope(hidden, place), 1e-8) << place;
-  for (int64_t place = 0; place < head.numel(); ++place) EXPECT_NEAR(got.grad_head.flatten()[place].item<double>(), slope(head, place), 1e-8) << place;
+  for (int64_t place = 0; place < hidden.numel(); ++place)
+    EXPECT_NEAR(got.grad_hidden.flatten()[place].item<double>(), slope(hidden, place), 1e-8) << place;
+  for (int64_t place = 0; place < head.numel(); ++place)
+    EXPECT_NEAR(got.grad_head.flatten()[place].item<double>(), slope(head, place), 1e-8) << place;
 }
 
 TEST(LinearCrossEntropy, UnlabelledRowsCountForNothing) {
@@ -109,7 +122,8 @@ TEST(LinearCrossEntropy, UnlabelledRowsCountForNothing) {
 }
 
 TEST(LinearCrossEntropy, HugeLogitsStayExact) {
-  const at::Tensor hidden = at::full({2, 1}, 1e4, at::kFloat), head = at::tensor({1.0, -1.0, 0.5}, at::kFloat).view({3, 1});
+  const at::Tensor hidden = at::full({2, 1}, 1e4, at::kFloat),
+                   head = at::tensor({1.0, -1.0, 0.5}, at::kFloat).view({3, 1});
   const Result got = ours(hidden, head, at::tensor({0, 1}, at::kLong), 1.0);
   EXPECT_EQ(got.loss.item<double>(), 20000.0);  // 0 for the first row, 2e4 for the second
   EXPECT_TRUE(got.grad_hidden.isfinite().all().item<bool>());
@@ -131,7 +145,8 @@ TEST(Recompute, GivesTheSameNumbersAndGradients) {
       return (at::matmul(input, w) * v).tanh() + input;
     };
     at::Tensor y = x * 2;
-    for (int layer = 0; layer < 3; ++layer) y = again ? recompute_in_backward(body, y) : body(y);  // one weight, three times
+    for (int layer = 0; layer < 3; ++layer)
+      y = again ? recompute_in_backward(body, y) : body(y);  // one weight, three times
     y.square().sum().backward();
     return std::vector<at::Tensor>{y.detach(), x.grad(), w.grad(), v.grad()};
   };

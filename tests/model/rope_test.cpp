@@ -23,7 +23,8 @@ struct Frequencies {
 
 std::vector<double> plain(double theta, int64_t dim) {
   std::vector<double> inv;
-  for (int64_t j = 0; j < dim / 2; ++j) inv.push_back(std::pow(theta, -2.0 * static_cast<double>(j) / static_cast<double>(dim)));
+  for (int64_t j = 0; j < dim / 2; ++j)
+    inv.push_back(std::pow(theta, -2.0 * static_cast<double>(j) / static_cast<double>(dim)));
   return inv;
 }
 
@@ -42,7 +43,9 @@ void expect_close(const Frequencies& got, const std::vector<double>& want, doubl
   EXPECT_NEAR(got.factor, factor, 1e-12);
 }
 
-Json llama(double theta, const Json& scaling) { return with(with(of_type("llama"), "rope_theta", theta), "rope_scaling", scaling); }
+Json llama(double theta, const Json& scaling) {
+  return with(with(of_type("llama"), "rope_theta", theta), "rope_scaling", scaling);
+}
 
 TEST(Rope, DefaultAndLinear) {
   std::vector<double> want = plain(5e5, 128);
@@ -73,8 +76,12 @@ TEST(Rope, Llama3) {
     }
   }
   for (const int count : regions) ASSERT_GT(count, 2);
-  expect_close(ours(llama(5e5, {{"rope_type", "llama3"}, {"factor", factor}, {"low_freq_factor", low}, {"high_freq_factor", high},
-                                {"original_max_position_embeddings", original}})), want, 1);
+  expect_close(ours(llama(5e5, {{"rope_type", "llama3"},
+                                {"factor", factor},
+                                {"low_freq_factor", low},
+                                {"high_freq_factor", high},
+                                {"original_max_position_embeddings", original}})),
+               want, 1);
 }
 
 struct Yarn {
@@ -112,7 +119,8 @@ TEST(Rope, Yarn) {
   Yarn betas;
   betas.fast = 16;
   betas.slow = 2;
-  expect_close(ours(llama(1e6, with(with(base, "beta_fast", 16), "beta_slow", 2))), yarn_by_definition(1e6, 128, betas), standard);
+  expect_close(ours(llama(1e6, with(with(base, "beta_fast", 16), "beta_slow", 2))), yarn_by_definition(1e6, 128, betas),
+               standard);
   EXPECT_NEAR(ours(llama(1e6, with(base, "attention_factor", 0.75))).factor, 0.75, 1e-12);
   const double ratio = (0.1 * 1.5 * std::log(4.0) + 1) / (0.1 * 0.5 * std::log(4.0) + 1);
   EXPECT_NEAR(ours(llama(1e6, with(with(base, "mscale", 1.5), "mscale_all_dim", 0.5))).factor, ratio, 1e-12);
@@ -137,8 +145,10 @@ TEST(Rope, ParametersInOneObject) {
     std::vector<double> want = plain(5e5, 128);
     for (double& inv : want) inv /= 2;
     expect_close(ours(config), want, 1);
-    EXPECT_NE(test::refusal(with(config, "rope_parameters", {{"rope_theta", 5e5}, {"rope_type", "dynamic"}, {"factor", 2.0}})).find("rope_parameters: rope_type"),
-              std::string::npos);
+    EXPECT_NE(
+        test::refusal(with(config, "rope_parameters", {{"rope_theta", 5e5}, {"rope_type", "dynamic"}, {"factor", 2.0}}))
+            .find("rope_parameters: rope_type"),
+        std::string::npos);
   }
 }
 
@@ -154,8 +164,10 @@ TEST(Rope, TableTurnsPairsOfHalves) {
       for (int64_t j = 0; j < 4; ++j) {
         const double angle = positions[n].item<double>() * inv[j];
         const double low = x[n][h][j].item<double>(), high = x[n][h][j + 4].item<double>();
-        EXPECT_NEAR(turned[n][h][j].item<double>(), low * std::cos(angle) - high * std::sin(angle), 1e-4) << n << " " << j;
-        EXPECT_NEAR(turned[n][h][j + 4].item<double>(), high * std::cos(angle) + low * std::sin(angle), 1e-4) << n << " " << j;
+        EXPECT_NEAR(turned[n][h][j].item<double>(), low * std::cos(angle) - high * std::sin(angle), 1e-4)
+            << n << " " << j;
+        EXPECT_NEAR(turned[n][h][j + 4].item<double>(), high * std::cos(angle) + low * std::sin(angle), 1e-4)
+            << n << " " << j;
       }
     }
   }

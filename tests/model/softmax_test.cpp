@@ -43,7 +43,8 @@ TEST(Softmax, PackedEqualsTheDefinitionForEveryWindow) {
       const int64_t begin = offsets[s], count = offsets[s + 1] - begin;
       if (count == 0) continue;
       const auto part = [&](const at::Tensor& x) { return x.narrow(0, begin, count); };
-      EXPECT_LE(max_abs_difference(part(got), by_definition(part(q), part(k), part(v), window)), 1e-13) << window << " segment " << s;
+      EXPECT_LE(max_abs_difference(part(got), by_definition(part(q), part(k), part(v), window)), 1e-13)
+          << window << " segment " << s;
     }
   }
 }
@@ -52,14 +53,16 @@ TEST(Softmax, CachedEqualsTheDefinitionForEveryWindow) {
   const at::Tensor q = pattern(40, 4, 6, 0.1), k = pattern(40, 2, 6, 1.2), v = pattern(40, 2, 6, 2.3);
   for (const int64_t window : {0, 1, 3, 16, 40, 100}) {
     const at::Tensor want = by_definition(q, k, v, window);
-    for (const std::vector<int64_t>& pieces : {std::vector<int64_t>{40}, {1, 1, 38}, {16, 16, 8}, {37, 1, 1, 1}, {5, 35}}) {
+    for (const std::vector<int64_t>& pieces :
+         {std::vector<int64_t>{40}, {1, 1, 38}, {16, 16, 8}, {37, 1, 1, 1}, {5, 35}}) {
       for (const int64_t capacity : {0, 7, 40, 64}) {  // too small: it grows
         LayerCache cache;
         int64_t past = 0;
         for (const int64_t count : pieces) {
           const auto part = [&](const at::Tensor& x) { return x.narrow(0, past, count); };
           const at::Tensor got = attend_cached(part(q), part(k), part(v), cache, past, capacity, window);
-          EXPECT_LE(max_abs_difference(got, part(want)), 1e-13) << window << " at " << past << " of capacity " << capacity;
+          EXPECT_LE(max_abs_difference(got, part(want)), 1e-13)
+              << window << " at " << past << " of capacity " << capacity;
           past += count;
         }
         EXPECT_GE(cache.k.size(0), 40);
@@ -75,8 +78,9 @@ TEST(Softmax, NoTokenGivesNothing) {
 
 // The whole model: a layer that slides does, packed and cached alike, and one that does not is not touched.
 TEST(Softmax, AModelWithSlidingLayersSeesItsWindows) {
-  test::Json config = {{"model_type", "qwen3"}, {"vocab_size", 50}, {"hidden_size", 16}, {"intermediate_size", 8}, {"num_hidden_layers", 2},
-                       {"num_attention_heads", 2}, {"num_key_value_heads", 1}, {"head_dim", 8}, {"sliding_window", 4}};
+  test::Json config = {{"model_type", "qwen3"},    {"vocab_size", 50},       {"hidden_size", 16},
+                       {"intermediate_size", 8},   {"num_hidden_layers", 2}, {"num_attention_heads", 2},
+                       {"num_key_value_heads", 1}, {"head_dim", 8},          {"sliding_window", 4}};
   const auto model = [&](const test::Json& c) {
     const Architecture a = test::parsed(c);
     NamedTensors weights;
@@ -99,7 +103,9 @@ TEST(Softmax, AModelWithSlidingLayersSeesItsWindows) {
   for (int64_t t = 4; t < 12; ++t) EXPECT_GT(max_abs_difference(windowed[t], full[t]), 1e-4) << t;
   DecoderCache cache;
   std::vector<at::Tensor> parts;
-  for (const int64_t count : {3, 1, 5, 3}) parts.push_back(sliding.forward(ids.narrow(0, cache.length, count), Segments::continued(cache.length, count, at::kCPU), &cache));
+  for (const int64_t count : {3, 1, 5, 3})
+    parts.push_back(sliding.forward(ids.narrow(0, cache.length, count),
+                                    Segments::continued(cache.length, count, at::kCPU), &cache));
   EXPECT_LE(max_abs_difference(at::cat(parts), windowed), 1e-12);
 }
 

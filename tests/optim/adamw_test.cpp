@@ -51,9 +51,9 @@ TEST(AdamW, StateHasItsNamesDtypesAndOrder) {
     EXPECT_EQ(tensor.count_nonzero().item<int64_t>(), 0) << name;
     EXPECT_EQ(tensor.sizes(), bf16.at(name.substr(name.find('.') + 1)).sizes()) << name;
   }
-  EXPECT_EQ(names, (std::vector<std::string>{"exp_avg.a.weight", "exp_avg_sq.a.weight", "master_low.a.weight", "exp_avg.norm.weight",
-                                             "exp_avg_sq.norm.weight", "master_low.norm.weight", "exp_avg.b.weight",
-                                             "exp_avg_sq.b.weight", "master_low.b.weight"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"exp_avg.a.weight", "exp_avg_sq.a.weight", "master_low.a.weight",
+                                             "exp_avg.norm.weight", "exp_avg_sq.norm.weight", "master_low.norm.weight",
+                                             "exp_avg.b.weight", "exp_avg_sq.b.weight", "master_low.b.weight"}));
   const AdamW whole(plain_config(), make_weights(at::kFloat));
   EXPECT_EQ(whole.state().size(), 6u);
   EXPECT_FALSE(whole.state().contains("master_low.a.weight"));
@@ -86,7 +86,8 @@ TEST(AdamW, FollowsTheFormulaInDoubles) {
     m = config.beta1 * m + (1 - config.beta1) * g;
     v = config.beta2 * v + (1 - config.beta2) * g * g;
     w = w - lr * config.weight_decay * w;
-    w = w - lr * (m / (1 - std::pow(config.beta1, step))) / ((v / (1 - std::pow(config.beta2, step))).sqrt() + config.eps);
+    w = w -
+        lr * (m / (1 - std::pow(config.beta1, step))) / ((v / (1 - std::pow(config.beta2, step))).sqrt() + config.eps);
   }
   EXPECT_LE(max_abs_difference(weights.at("a.weight"), w), 1e-6);
 }
@@ -119,10 +120,10 @@ double seen_gradient(double clip_norm, double grad) {
 }
 
 TEST(AdamW, ClipsTheGlobalNormAndNeverScalesUp) {
-  EXPECT_NEAR(seen_gradient(1.0, 2.0), 2.0 / 8.0, 1e-5);    // the norm is 8
+  EXPECT_NEAR(seen_gradient(1.0, 2.0), 2.0 / 8.0, 1e-5);  // the norm is 8
   EXPECT_NEAR(seen_gradient(0.25, -2.0), -2.0 / 32.0, 1e-5);
-  EXPECT_NEAR(seen_gradient(1.0, 0.125), 0.125, 1e-6);      // 0.5: within
-  EXPECT_NEAR(seen_gradient(0.0, 2.0), 2.0, 1e-6);          // off
+  EXPECT_NEAR(seen_gradient(1.0, 0.125), 0.125, 1e-6);  // 0.5: within
+  EXPECT_NEAR(seen_gradient(0.0, 2.0), 2.0, 1e-6);      // off
 }
 
 TEST(AdamW, DecaysMatricesAndNoVectors) {
@@ -134,7 +135,8 @@ TEST(AdamW, DecaysMatricesAndNoVectors) {
   for (const auto& [name, weight] : weights) before.set(name, weight.detach().clone());
   set_grads(weights, 0.0);
   optimizer.step(1, 0.1, optimizer.grad_norm());
-  for (const char* name : {"a.weight", "b.weight"}) EXPECT_LE(max_abs_difference(weights.at(name), before.at(name) * 0.95), 1e-6);
+  for (const char* name : {"a.weight", "b.weight"})
+    EXPECT_LE(max_abs_difference(weights.at(name), before.at(name) * 0.95), 1e-6);
   EXPECT_TRUE(same_bytes(weights.at("norm.weight"), before.at("norm.weight")));
 }
 
@@ -197,14 +199,17 @@ TEST(SplitMaster, ResetMakesTheMasterTheWeightItself) {
     optimizer.step(step, 3e-4, optimizer.grad_norm());
   }
   const auto& state = optimizer.state();
-  for (const char* name : {"a.weight", "b.weight"}) ASSERT_GT(state.at(std::string("master_low.") + name).count_nonzero().item<int64_t>(), 0);
+  for (const char* name : {"a.weight", "b.weight"})
+    ASSERT_GT(state.at(std::string("master_low.") + name).count_nonzero().item<int64_t>(), 0);
   const at::Tensor moments = state.at("exp_avg.a.weight").clone(), other = state.at("master_low.b.weight").clone();
   reset_masters(state, {"a.weight", "no.such.weight"});
   EXPECT_EQ(state.at("master_low.a.weight").count_nonzero().item<int64_t>(), 0);
-  EXPECT_TRUE(same_bytes(join_master(weights.at("a.weight").detach(), state.at("master_low.a.weight")), weights.at("a.weight").detach().to(at::kFloat)));
+  EXPECT_TRUE(same_bytes(join_master(weights.at("a.weight").detach(), state.at("master_low.a.weight")),
+                         weights.at("a.weight").detach().to(at::kFloat)));
   EXPECT_TRUE(same_bytes(state.at("exp_avg.a.weight"), moments));
   EXPECT_TRUE(same_bytes(state.at("master_low.b.weight"), other));
-  reset_masters(AdamW(plain_config(), make_weights(at::kFloat)).state(), {"a.weight"});  // fp32 has none: nothing happens
+  reset_masters(AdamW(plain_config(), make_weights(at::kFloat)).state(),
+                {"a.weight"});  // fp32 has none: nothing happens
 }
 
 TEST(AdamW, SharesItsStateWithWhoeverLoadsIntoIt) {

@@ -33,7 +33,8 @@ TEST(Schedule, WarmUpIsAShareBelowOneAndStepsFromOneOn) {
 TEST(Schedule, WarmUpIsLinearFromZero) {
   for (const char* name : {"cosine", "linear", "constant"}) {
     const Schedule schedule(config_of(name, 8), 50);
-    for (int64_t step = 1; step <= 8; ++step) EXPECT_DOUBLE_EQ(schedule.at(step), 4e-3 * static_cast<double>(step) / 8) << name;
+    for (int64_t step = 1; step <= 8; ++step)
+      EXPECT_DOUBLE_EQ(schedule.at(step), 4e-3 * static_cast<double>(step) / 8) << name;
     EXPECT_EQ(schedule.at(8), 4e-3) << name;
   }
 }

@@ -1,4 +1,4 @@
-// Recall, measured between steps on the same frozen prompts: at the start, every so often, at the end, after the restore.
+// Recall, measured between steps on the same frozen prompts: at the start, every so often, at the end, after restoring.
 #pragma once
 
 #include <filesystem>
@@ -17,8 +17,8 @@ namespace qkr {
 // One model, one set of items, one probe.jsonl; the stages of a run share it.
 class RecallProbe {
  public:
-  // `file` is appended to; "" writes none. Rows of an earlier process that `resumed_step` will not do again stay and count; a
-  // stage that it did not get through is taken back.
+  // `file` is appended to; "" writes none. Rows of an earlier process that `resumed_step` will not do again stay and
+  // count; a stage that it did not get through is taken back.
   RecallProbe(const ProbeConfigSection& config, const Decoder& decoder, TextCodec codec, std::vector<NeedleItem> items,
               const std::filesystem::path& file, int64_t resumed_step, Console& console);
 
@@ -42,8 +42,8 @@ class RecallProbe {
   std::string broken_stage_;
 };
 
-// before_run: stage "start", or what a killed process had begun at this step; after_step: "step-<n>" every probe.every steps;
-// after_run: "end".
+// before_run: stage "start", or what a killed process had begun at this step; after_step: "step-<n>" every probe.every
+// steps; after_run: "end".
 class ProbeHook : public Hook {
  public:
   ProbeHook(const ProbeConfigSection& config, RecallProbe& probe) : config_(config), probe_(probe) {}
