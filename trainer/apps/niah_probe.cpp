@@ -83,7 +83,7 @@ int main(int argc, char** argv) {
   app.add_option("--tasks", o.tasks, "niah_single_1, niah_single_2, niah_single_3");
   app.add_option("--lengths", o.lengths, "prompt lengths in tokens, the new ones included");
   app.add_option("--samples", o.samples, "prompts a cell");
-  app.add_option("--haystack", o.haystack, "text file, needed for niah_single_2 and 3");
+  app.add_option("--haystack", o.haystack, "text file for niah_single_2 and 3; without one, text made by a grammar");
   app.add_option("--output", o.output, "JSON lines, one a prompt");
   app.add_option("--seed", o.seed, "of keys, values and places");
   app.add_option("--max-new-tokens", o.max_new_tokens, "RULER: 128");

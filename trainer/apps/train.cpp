@@ -1,4 +1,5 @@
 #include <chrono>
+#include <ctime>
 #include <filesystem>
 #include <sstream>
 
@@ -50,12 +51,30 @@ Snapshot first_snapshot(const Prepared& p, const Decoder& decoder) {
   return take_snapshot(decoder.weights(), layers, {{"model", p.config.model.path}});
 }
 
-void write_summary(const Prepared& p, const TrainState& state, const std::string& status, const std::string& message, double seconds) {
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+// When a run began: the clock on the wall for the reader, a steady one for the duration.
+struct RunTimes {
+  std::string started = utc_now();
+  std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
+  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); }
+};
+
+void write_summary(const Prepared& p, const TrainState& state, const std::string& status, const std::string& message, const RunTimes& times) {
   nlohmann::ordered_json summary = {{"status", status},
                                     {"steps", state.step},
                                     {"tokens_seen", state.tokens_seen},
                                     {"tokens_trained", state.tokens_trained},
-                                    {"seconds", seconds},
+                                    {"started", times.started},
+                                    {"finished", utc_now()},
+                                    {"seconds", times.seconds()},
                                     {"device", p.device.str()},
                                     {"dtype", p.config.model.dtype},
                                     {"model", p.config.model.path},
@@ -87,13 +106,22 @@ std::vector<std::unique_ptr<Hook>> make_hooks(const Prepared& p, const Snapshot&
 void finish(const Prepared& p, const RecallProbe& probe, RunEnd end, Console& console) {
   if (!probe.results().empty()) console.line("\n" + probe_table(probe.results()));
   console.line("report " + write_report(p.config.output).string());
-  if (end == RunEnd::kStopped) console.line("stopped by a signal after saving; --resume goes on");
+  if (end == RunEnd::kStopped) console.line("stopped by a signal; --resume goes on from the newest checkpoint");
+}
+
+// The first error is the one to tell, so nothing that fails while recording it may take its place.
+void record_failure(const Prepared& p, const TrainState& state, const std::string& message, const RunTimes& times) {
+  try {
+    write_summary(p, state, "failed", message, times);
+    write_report(p.config.output);
+  } catch (const std::exception&) {
+  }
 }
 
 }  // namespace
 
 RunEnd train(Prepared p, Console& console) {
-  const auto start = std::chrono::steady_clock::now();
+  const RunTimes times;
   const fs::path out = p.config.output;
   const at::ScalarType dtype = p.config.model.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat;
   Decoder decoder = p.config.model.init == "random" ? random_decoder(p.source, dtype, p.device, p.config.train.seed)
@@ -115,16 +143,14 @@ RunEnd train(Prepared p, Console& console) {
   const int64_t resumed_step = state.step;
   RecallProbe probe(p.config.probe, decoder, text_codec(p.text), std::move(p.items), out / "probe.jsonl", resumed_step, console);
   std::vector<std::unique_ptr<Hook>> hooks = make_hooks(p, snapshot, probe, identity, resumed_step, console);
-  const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
   try {
     Run work{p.config, decoder, p.dataset.samples(), p.rows, optimizer, state, hooks, stop_asked()};
     const RunEnd end = run(work);
-    write_summary(p, state, end == RunEnd::kFinished ? "finished" : "stopped", "", seconds());
+    write_summary(p, state, end == RunEnd::kFinished ? "finished" : "stopped", "", times);
     finish(p, probe, end, console);
     return end;
   } catch (const std::exception& error) {
-    write_summary(p, state, "failed", error.what(), seconds());
-    write_report(p.config.output);
+    record_failure(p, state, error.what(), times);
     throw;
   }
 }

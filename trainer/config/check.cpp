@@ -63,12 +63,6 @@ void check_probe(const ProbeConfigSection& probe, Found& found) {
     found.push_back({"probe.lengths", concat("must be > probe.max_new_tokens (", probe.max_new_tokens,
                                              "), which they include; got ", shortest)});
   }
-  const auto needs_text = [](const std::string& task) { return task != "niah_single_1"; };
-  const auto task = std::find_if(probe.tasks.begin(), probe.tasks.end(), needs_text);
-  if (task != probe.tasks.end() && probe.haystack.empty()) {
-    found.push_back({"probe.haystack", concat("must name a text file, as ", *task,
-                                              " hides its needle in one (only niah_single_1 needs none)")});
-  }
 }
 
 }  // namespace

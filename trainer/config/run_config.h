@@ -174,7 +174,7 @@ struct ProbeConfigSection {
     field("every", every, "also every so many steps; 0: not", Rule{.min = 0});
     field("reading", reading, "generate: greedy decode, string match (RULER's score)", Rule{.one_of = {"generate"}});
     field("mode", mode, "base: prompt and answer prefix as raw text", Rule{.one_of = {"base"}});
-    field("haystack", haystack, "text file for niah_single_2 and 3; its digest is recorded");
+    field("haystack", haystack, "text file for niah_single_2 and 3, its digest is recorded; empty: text made by a grammar of our own");
     field("max_new_tokens", max_new_tokens, "RULER: 128", Rule{.min = 1});
     field("seed", seed, "of keys, values and depths", Rule{.min = 0});
     field("prefill_chunk", prefill_chunk, "tokens of one prefill call: bounds the memory", Rule{.min = 1});

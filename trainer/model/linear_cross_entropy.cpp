@@ -26,7 +26,8 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     for (int64_t begin = 0; begin < rows.size(0); begin += slice) {
       const int64_t count = std::min(slice, rows.size(0) - begin);
       const at::Tensor x = rows.narrow(0, begin, count), y = wanted.narrow(0, begin, count);
-      at::Tensor z = at::linear(x, head).to(wide);  // [count, V]
+      at::Tensor z = at::linear(x, head).to(wide, false, true);  // [count, V]
+      z.sub_(z.amax(1, true));  // small numbers first: z - log_sum of large ones would lose digits
       const at::Tensor log_sum = z.logsumexp(1, true);
       total += (log_sum - z.gather(1, y)).sum() * scale;
       if (!with_grad) continue;
