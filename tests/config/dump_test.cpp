@@ -34,7 +34,9 @@ struct Mutate {
     static const std::vector<std::string> kScaling = {"null", "checkpoint", "hype 500", "hype 2.5", "2.0", "0.50", "1e3"};
     if (field.rule.logits_scaling) return kScaling[random() % kScaling.size()];
     const auto& words = field.rule.one_of;
-    return words.empty() ? any_text(random) : words[random() % words.size()];
+    if (words.empty()) return any_text(random);
+    const std::string word = words[random() % words.size()];
+    return word == "lerp:A" ? "lerp:0." + std::to_string(random() % 1000) : word;
   }
 
   void operator()(std::string* v) const { *v = text(); }
@@ -50,6 +52,12 @@ struct Mutate {
     v->resize(random() % 3);
     for (int64_t& item : *v) item = std::llround(number()) + 1;
   }
+  void operator()(LayerChoice* v) const {
+    v->word = random() % 2 == 0 ? text() : "";
+    v->list.clear();
+    for (size_t i = 0; v->word.empty() && i <= random() % 3; ++i) v->list.push_back(static_cast<int64_t>(i * 7));
+  }
+  void operator()(std::optional<double>* v) const { *v = random() % 2 == 0 ? std::optional<double>() : number(); }
 };
 
 void expect_equal(RunConfig& a, RunConfig& b) {
@@ -65,6 +73,7 @@ void expect_equal(RunConfig& a, RunConfig& b) {
 // Makes the random values agree where keys contradict each other otherwise.
 void reconcile(RunConfig& config) {
   config.output += "/of a run";
+  if (config.qk_restore.method != "plain") config.qk_restore.parts = "qk";
   config.train.micro_batch_tokens = config.data.max_length;
   config.optim.warmup = 0.123456789012345678;
   config.data.prompt_field = "p\"q";

@@ -9,6 +9,7 @@
 #include "tests/loop/support.h"
 #include "tests/support/tmpdir.h"
 #include "trainer/hooks/state_hooks.h"
+#include "trainer/restore/selection.h"
 
 namespace qkr {
 namespace {
@@ -116,6 +117,10 @@ TEST(CheckpointHook, WithoutAnIntervalSavesOnAStopAlone) {
   EXPECT_FALSE(fs::exists(dir / "at_once"));
 }
 
+Snapshot snapshot_of(const Decoder& decoder, const RestoreConfigSection& config) {
+  return take_snapshot(decoder.weights(), layers_to_keep(mixer_layers(decoder.architecture()), config));
+}
+
 struct Restored {
   std::unique_ptr<TinyRun> run;
   NamedTensors pre, tuned;
@@ -126,9 +131,9 @@ Restored restored(const TmpDir& dir, const std::string& method, const std::strin
   Restored r;
   r.run = start(4, at::kBFloat16, model);
   r.pre = copy_of(r.run->state.weights);
-  const Snapshot snapshot = take_snapshot(r.run->decoder.weights(), restorable_layers(r.run->decoder));
   RestoreConfigSection config;
   config.method = method;
+  const Snapshot snapshot = snapshot_of(r.run->decoder, config);
   r.run->add_hook().after = [&](RunEnd, TrainState& state) { r.tuned = copy_of(state.weights); };
   r.run->hooks.push_back(std::make_unique<RestoreHook>(config, snapshot, dir / "restore.json", console));
   EXPECT_EQ(r.run->go(), RunEnd::kFinished);
@@ -143,7 +148,7 @@ TEST(RestoreHook, PlainPutsTheRoutingWeightsBackAndResetsTheirMasters) {
     Console console(out, "off");
     const Restored r = restored(dir, "plain", model, console);
     std::set<std::string> back;
-    for (const SoftmaxLayer& layer : restorable_layers(r.run->decoder)) {
+    for (const RoutingNames& layer : r.run->decoder.routing_names()) {
       for (const std::string& name : {layer.q_weight, layer.k_weight, layer.q_bias, layer.k_bias}) {
         if (!name.empty()) back.insert(name);
       }
@@ -156,9 +161,9 @@ TEST(RestoreHook, PlainPutsTheRoutingWeightsBackAndResetsTheirMasters) {
       EXPECT_EQ(low_is_zero, back.count(name) != 0) << name;
     }
     EXPECT_EQ(r.json.at("method"), "plain");
-    ASSERT_EQ(r.json.at("layers").size(), restorable_layers(r.run->decoder).size());
+    ASSERT_EQ(r.json.at("layers").size(), r.run->decoder.routing_names().size());
     for (const auto& layer : r.json.at("layers")) EXPECT_GT(layer.at("q_change").get<double>(), 0);
-    EXPECT_NE(out.str().find("restore plain: W_Q and W_K of"), std::string::npos) << out.str();
+    EXPECT_NE(out.str().find("restore plain: W_Q and W_K of " + std::to_string(r.run->decoder.routing_names().size()) + " softmax layers"), std::string::npos) << out.str();
     EXPECT_NE(out.str().find("moved by SFT: Q "), std::string::npos) << out.str();
   }
 }
@@ -168,7 +173,7 @@ TEST(RestoreHook, ProcrustesWritesItsCertificateAndLandsBetween) {
   std::ostringstream out;
   Console console(out, "off");
   const Restored r = restored(dir, "procrustes", "hypenet-tiny", console);
-  for (const SoftmaxLayer& layer : restorable_layers(r.run->decoder)) {
+  for (const RoutingNames& layer : r.run->decoder.routing_names()) {
     const at::Tensor& w = r.run->state.weights.at(layer.q_weight);
     EXPECT_FALSE(same_bytes(w, r.tuned.at(layer.q_weight)));
     EXPECT_FALSE(same_bytes(w, r.pre.at(layer.q_weight)));
@@ -186,10 +191,10 @@ TEST(RestoreHook, LeavesAStoppedRunAlone) {
   std::ostringstream out;
   Console console(out, "off");
   const auto run = start(6, at::kFloat);
-  const Snapshot snapshot = take_snapshot(run->decoder.weights(), restorable_layers(run->decoder));
   const ModelSource source = tiny_source("hypenet-tiny");
   RestoreConfigSection config;
   config.method = "plain";
+  const Snapshot snapshot = snapshot_of(run->decoder, config);
   stop_after(*run, 3);
   NamedTensors tuned;
   run->add_hook().after = [&](RunEnd, TrainState& state) { tuned = copy_of(state.weights); };
@@ -217,19 +222,6 @@ TEST(ExportHook, WritesAFolderThatLoadsAgain) {
   run->go();  // at its end already: the folder is written anew, not refused
   EXPECT_FALSE(fs::exists(dir / "model" / "stale.txt"));
   expect_same_tensors(load_decoder(written, at::kBFloat16, at::kCPU).weights(), run->state.weights);
-}
-
-TEST(RestorableLayers, AreTheSoftmaxLayersWithTheirNames) {
-  const auto hypenet = restorable_layers(tiny_decoder("hypenet-tiny", at::kFloat));
-  ASSERT_EQ(hypenet.size(), 2u);
-  EXPECT_EQ(hypenet[1].layer, 3);
-  EXPECT_EQ(hypenet[1].q_weight, "model.layers.3.self_attn.q_proj.weight");
-  EXPECT_EQ(hypenet[1].k_norm, "model.layers.3.self_attn.k_norm.weight");
-  EXPECT_EQ(hypenet[1].q_bias, "");
-  const auto qwen2 = restorable_layers(tiny_decoder("qwen2-tiny", at::kFloat));
-  ASSERT_EQ(qwen2.size(), 3u);
-  EXPECT_EQ(qwen2[0].k_bias, "model.layers.0.self_attn.k_proj.bias");
-  EXPECT_EQ(qwen2[0].q_norm, "");
 }
 
 }  // namespace

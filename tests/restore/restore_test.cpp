@@ -24,7 +24,7 @@ RestoreConfigSection section(const std::string& method, double anchor = 1e-2) {
   return s;
 }
 
-Tensor stacked(const NamedTensors& weights, const SoftmaxLayer& layer) {
+Tensor stacked(const NamedTensors& weights, const RoutingTensors& layer) {
   return at::cat({weights.at(layer.q_weight), weights.at(layer.k_weight)}).cpu();
 }
 
@@ -77,7 +77,7 @@ TEST_P(Restore, PlainGivesBackTheBytesOfQKAndBiasesAlone) {
   const RestoreReport again = restore(weights, s.snapshot, section("plain"));
   EXPECT_TRUE(changed(weights, once).empty());
   EXPECT_EQ(again.restored_sha256, report.restored_sha256);
-  EXPECT_EQ(again.layers[0].q_change, 0);
+  EXPECT_EQ(again.layers[0].changes.at("q"), 0);
 }
 
 TEST_P(Restore, FlagsChooseBiasesAndGains) {
@@ -92,7 +92,7 @@ TEST_P(Restore, FlagsChooseBiasesAndGains) {
         config.qk_norm = gains;
         restore(weights, s.snapshot, config);
         const std::set<std::string> moved = changed(weights, s.post);
-        for (const SoftmaxLayer& layer : softmax_layers()) {
+        for (const RoutingTensors& layer : softmax_names()) {
           for (const std::string& name : {layer.q_bias, layer.k_bias}) {
             EXPECT_EQ(moved.count(name), biases) << name;
             EXPECT_TRUE(same_bytes(weights.at(name), biases ? s.pre.at(name) : s.post.at(name))) << "unrotated";
@@ -111,7 +111,7 @@ TEST_P(Restore, NoneWritesNothingAndStillMeasures) {
   const RestoreReport report = restore(weights, s.snapshot, section("none"));
   EXPECT_TRUE(changed(weights, s.post).empty());
   EXPECT_TRUE(written(report).empty());
-  EXPECT_NEAR(report.layers[1].q_change, 0.05, 0.01);
+  EXPECT_NEAR(report.layers[1].changes.at("q"), 0.05, 0.01);
   EXPECT_EQ(report.layers[1].residual_after, 0);
 }
 
@@ -125,10 +125,10 @@ TEST_P(Restore, ANeverTunedModelIsAFixedPoint) {
       restore(weights, snapshot, section("plain"));
       EXPECT_TRUE(changed(weights, pre).empty());
       const RestoreReport report = restore(weights, snapshot, section("procrustes", anchor));
-      for (const SoftmaxLayer& layer : softmax_layers()) {
+      for (const RoutingTensors& layer : softmax_names()) {
         EXPECT_LE(max_abs_difference(stacked(weights, layer), stacked(pre, layer)), ulp_at_one(dtype) * 1e-3);
       }
-      EXPECT_LE(report.layers[0].rotation, 1e-12);
+      EXPECT_LE(*report.layers[0].rotation, 1e-12);
     }
   }
 }
@@ -138,18 +138,18 @@ TEST_P(Restore, PlantedRotationIsRecoveredWithoutAnAnchor) {
   const NamedTensors pre = random_weights(at::kDouble, device());
   const Snapshot snapshot = take_snapshot(pre, softmax_layers());
   NamedTensors weights = clone(pre);
-  for (const SoftmaxLayer& layer : softmax_layers()) {
+  for (const RoutingTensors& layer : softmax_names()) {
     const Tensor q = std::get<0>(at::linalg_qr(at::randn({kHidden, kHidden}, at::kDouble))).to(device());
     for (const std::string& name : {layer.q_weight, layer.k_weight}) weights.set(name, at::mm(pre.at(name), q));
   }
   const NamedTensors post = clone(weights);
   const RestoreReport report = restore(weights, snapshot, section("procrustes", 0));
   for (size_t i = 0; i < report.layers.size(); ++i) {
-    const SoftmaxLayer layer = softmax_layers()[i];
+    const RoutingTensors layer = softmax_names()[i];
     EXPECT_LE(max_abs_difference(stacked(weights, layer), stacked(post, layer)), 1e-10);
     EXPECT_GT(report.layers[i].residual_before, 0.5);
     EXPECT_LE(report.layers[i].residual_after, 1e-11);
-    EXPECT_GT(report.layers[i].rotation, 0.5);
+    EXPECT_GT(*report.layers[i].rotation, 0.5);
     EXPECT_EQ(report.layers[i].mu, 0);
   }
 }
@@ -160,7 +160,7 @@ TEST_P(Restore, AFarAnchorIsPlain) {
     const Scene s = scene(dtype, device());
     NamedTensors weights = clone(s.post);
     restore(weights, s.snapshot, section("procrustes", 1e12));
-    for (const SoftmaxLayer& layer : softmax_layers()) {
+    for (const RoutingTensors& layer : softmax_names()) {
       EXPECT_LE(max_abs_difference(stacked(weights, layer), stacked(s.pre, layer)), ulp_at_one(dtype) * 1e-3);
     }
   }
@@ -174,7 +174,7 @@ TEST_P(Restore, QAndKShareOneRotationWithTheAnchorOfTheLayer) {
   const double anchor = 0.1;
   const RestoreReport report = restore(weights, s.snapshot, section("procrustes", anchor));
   for (size_t i = 0; i < report.layers.size(); ++i) {
-    const SoftmaxLayer layer = softmax_layers()[i];
+    const RoutingTensors layer = softmax_names()[i];
     const Tensor pre = stacked(s.pre, layer).to(at::kDouble), post = stacked(s.post, layer).to(at::kDouble);
     const Tensor m = at::mm(pre.t(), post), identity = at::eye(kHidden, at::kDouble);
     const double mu = anchor * m.diagonal().abs().mean().item<double>();
@@ -187,15 +187,15 @@ TEST_P(Restore, QAndKShareOneRotationWithTheAnchorOfTheLayer) {
     EXPECT_LE(max_abs_difference(got, want), 1e-6);
     expect_as_accurate(got, want.to(at::kFloat), want);
     const LayerReport& row = report.layers[i];
-    EXPECT_EQ(row.layer, layer.layer);
+    EXPECT_EQ(row.layer, i == 0 ? 0 : 2);
     EXPECT_NEAR(*row.mu, mu, 1e-9 * mu);
-    EXPECT_NEAR(row.rotation, at::linalg_vector_norm(r - identity).item<double>() / std::sqrt(kHidden), 1e-10);
+    EXPECT_NEAR(*row.rotation, at::linalg_vector_norm(r - identity).item<double>() / std::sqrt(kHidden), 1e-10);
     EXPECT_NEAR(row.residual_before, relative(pre - post, post), 1e-12);
     EXPECT_NEAR(row.residual_after, relative(want - post, post), 1e-6);
     EXPECT_LT(row.residual_after, row.residual_before);
     const Tensor q_pre = pre.narrow(0, 0, kQueryRows), k_pre = pre.narrow(0, kQueryRows, kKeyRows);
-    EXPECT_NEAR(row.q_change, relative(post.narrow(0, 0, kQueryRows) - q_pre, q_pre), 1e-12);
-    EXPECT_NEAR(row.k_change, relative(post.narrow(0, kQueryRows, kKeyRows) - k_pre, k_pre), 1e-12);
+    EXPECT_NEAR(row.changes.at("q"), relative(post.narrow(0, 0, kQueryRows) - q_pre, q_pre), 1e-12);
+    EXPECT_NEAR(row.changes.at("k"), relative(post.narrow(0, kQueryRows, kKeyRows) - k_pre, k_pre), 1e-12);
     ASSERT_TRUE(row.certificate.has_value());
     EXPECT_TRUE(row.certificate->cholesky);
     EXPECT_LE(row.certificate->gap_bound, 1e-10);
@@ -220,7 +220,7 @@ TEST_P(Restore, RefusesBeforeWritingAnything) {
             "restore: tensor " + k + " must have the snapshot's dtype Float, got Half");
   EXPECT_EQ(message_with("procrustes", at::full({kKeyRows, kHidden}, NAN).to(device())),
             "restore: tensor " + k + " must be finite after the fine-tuning, got NaN or Inf");
-  EXPECT_EQ(message_with("qkv", s.post.at(k)), "qk_restore.method must be none, plain or procrustes, got qkv");
+  EXPECT_EQ(message_with("svd", s.post.at(k)), "qk_restore.method must be none, plain, procrustes, lerp:A, q, k or qkv, got svd");
   NamedTensors without;
   for (const auto& [name, tensor] : s.post) {
     if (name != k) without.set(name, tensor);
@@ -231,8 +231,8 @@ TEST_P(Restore, RefusesBeforeWritingAnything) {
 
 TEST_P(Restore, LayersWithoutBiasesAndGains) {
   at::manual_seed(9);
-  std::vector<SoftmaxLayer> layers = softmax_layers();
-  for (SoftmaxLayer& layer : layers) layer.q_bias = layer.k_bias = layer.q_norm = layer.k_norm = "";
+  std::vector<MixerLayer> layers = softmax_layers();
+  for (MixerLayer& layer : layers) layer.tensors = {layer.tensors[0], layer.tensors[2]};
   NamedTensors weights = random_weights(at::kBFloat16, device());
   const Snapshot snapshot = take_snapshot(weights, layers);
   EXPECT_EQ(snapshot.tensors().size(), 4u);
@@ -273,8 +273,10 @@ TEST_P(Restore, JsonHoldsTheReport) {
   EXPECT_EQ(row.at("certificate").at("cholesky"), true);
   EXPECT_EQ(row.at("certificate").at("kappa"), report.layers[1].certificate->kappa);
   const nlohmann::json plain = to_json(restore(weights, s.snapshot, section("plain")));
-  EXPECT_TRUE(plain.at("layers")[0].at("mu").is_null());
-  EXPECT_TRUE(plain.at("layers")[0].at("certificate").is_null());
+  for (const char* key : {"mu", "rotation", "certificate"}) EXPECT_FALSE(plain.at("layers")[0].contains(key)) << key;
+  EXPECT_FALSE(plain.contains("anchor"));
+  EXPECT_EQ(plain.at("selected_layers"), "softmax");
+  EXPECT_EQ(plain.at("parts"), "qk");
 }
 
 // A layer that was zero when the snapshot was taken has no relative change: null, not a word that JSON does not know.

@@ -81,24 +81,23 @@ TEST(Snapshot, DigestIsOfTheWrittenForm) {
 TEST(Snapshot, ErrorsNameTheTensor) {
   const NamedTensors weights = random_weights(at::kFloat, at::kCPU);
   const auto expect = [](const std::string& want, const std::string& message) { EXPECT_EQ(message, want); };
-  SoftmaxLayer absent = layer_names(7);
+  MixerLayer absent = mixer_layer(7);
   expect("snapshot: tensor model.layers.7.self_attn.q_proj.weight of layer 7 is missing from the model",
          QKR_MESSAGE_OF(take_snapshot(weights, {absent})));
-  SoftmaxLayer nameless = layer_names(0);
-  nameless.k_weight = "";
-  expect("snapshot: layer 0 must name its q and k weights, got 'model.layers.0.self_attn.q_proj.weight' and ''",
-         QKR_MESSAGE_OF(take_snapshot(weights, {nameless})));
   expect("snapshot: tensor model.layers.0.self_attn.q_proj.weight must belong to one layer, got it twice",
-         QKR_MESSAGE_OF(take_snapshot(weights, {layer_names(0), layer_names(0)})));
-  SoftmaxLayer wrong = layer_names(0);
-  wrong.k_weight = wrong.k_bias;
-  wrong.k_bias = "";
+         QKR_MESSAGE_OF(take_snapshot(weights, {mixer_layer(0), mixer_layer(0)})));
+  MixerLayer wrong = mixer_layer(0);
+  wrong.tensors[3].role = MixerRole::kWeight;
   expect("snapshot: model.layers.0.self_attn.k_proj.bias must be a matrix [rows, d], got shape [8]",
          QKR_MESSAGE_OF(take_snapshot(weights, {wrong})));
+  MixerLayer heads = mixer_layer(0);
+  heads.kv_heads = 2;
+  expect("snapshot: model.layers.0.self_attn.k_proj.weight must have 16 rows, heads times head_dim, got 8",
+         QKR_MESSAGE_OF(take_snapshot(weights, {heads})));
   const Snapshot snapshot = take_snapshot(weights, softmax_layers());
   expect(
-      "snapshot: tensor model.layers.2.self_attn.q_proj.weight must belong to a softmax layer, got none that lists it",
-      QKR_MESSAGE_OF(Snapshot(snapshot.tensors(), {layer_names(0)})));
+      "snapshot: tensor model.layers.2.self_attn.q_proj.weight must belong to a layer, got none that lists it",
+      QKR_MESSAGE_OF(Snapshot(snapshot.tensors(), {softmax_layers()[0]})));
   NamedTensors incomplete;
   for (const auto& [name, tensor] : snapshot.tensors()) {
     if (name != layer_names(2).k_norm) incomplete.set(name, tensor);

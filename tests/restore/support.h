@@ -10,19 +10,40 @@ namespace qkr::test {
 
 inline constexpr int64_t kHidden = 24, kQueryRows = 32, kKeyRows = 8, kHeadDim = 8;
 
-inline SoftmaxLayer layer_names(int64_t layer) {
+// What the restore room is told of a layer: H = 4 heads on 1 KV head; layers 0 and 2 are softmax; 1 is not, and uses the same names.
+inline MixerLayer mixer_layer(int64_t layer) {
   const std::string prefix = "model.layers." + std::to_string(layer) + ".self_attn.";
-  return {layer,
-          prefix + "q_proj.weight",
-          prefix + "k_proj.weight",
-          prefix + "q_proj.bias",
-          prefix + "k_proj.bias",
-          prefix + "q_norm.weight",
-          prefix + "k_norm.weight"};
+  const bool softmax = layer != 1;
+  const auto tensor = [&](MixerPart part, MixerRole role, const char* name) { return MixerTensor{part, role, prefix + name}; };
+  return {layer, softmax, kQueryRows / kHeadDim, (softmax ? kKeyRows : kQueryRows) / kHeadDim, kHeadDim, false, false,
+          {tensor(MixerPart::kQ, MixerRole::kWeight, "q_proj.weight"), tensor(MixerPart::kQ, MixerRole::kBias, "q_proj.bias"),
+           tensor(MixerPart::kK, MixerRole::kWeight, "k_proj.weight"), tensor(MixerPart::kK, MixerRole::kBias, "k_proj.bias"),
+           tensor(MixerPart::kQ, MixerRole::kGain, "q_norm.weight"), tensor(MixerPart::kK, MixerRole::kGain, "k_norm.weight"),
+           tensor(MixerPart::kV, MixerRole::kWeight, "v_proj.weight"), tensor(MixerPart::kV, MixerRole::kBias, "v_proj.bias"),
+           tensor(MixerPart::kGate, MixerRole::kWeight, "o_gate.weight"), tensor(MixerPart::kO, MixerRole::kWeight, "o_proj.weight"),
+           tensor(MixerPart::kO, MixerRole::kGain, "o_norm.weight")}};
 }
 
-// Layers 0 and 2 are softmax; 1 is not, and uses the same names.
-inline std::vector<SoftmaxLayer> softmax_layers() { return {layer_names(0), layer_names(2)}; }
+inline std::vector<MixerLayer> all_layers() { return {mixer_layer(0), mixer_layer(1), mixer_layer(2)}; }
+
+// The names of a layer's q and k: what a restore works on if nothing else is asked for.
+struct RoutingTensors {
+  std::string q_weight, k_weight, q_bias, k_bias, q_norm, k_norm;
+};
+inline RoutingTensors layer_names(int64_t layer) {
+  const MixerLayer l = mixer_layer(layer);
+  const auto name = [&](MixerPart part, MixerRole role) { return l.name_of(part, role); };
+  return {name(MixerPart::kQ, MixerRole::kWeight), name(MixerPart::kK, MixerRole::kWeight), name(MixerPart::kQ, MixerRole::kBias),
+          name(MixerPart::kK, MixerRole::kBias), name(MixerPart::kQ, MixerRole::kGain), name(MixerPart::kK, MixerRole::kGain)};
+}
+inline std::vector<RoutingTensors> softmax_names() { return {layer_names(0), layer_names(2)}; }
+
+// q and k of the softmax layers alone.
+inline std::vector<MixerLayer> softmax_layers() {
+  std::vector<MixerLayer> layers = {mixer_layer(0), mixer_layer(2)};
+  for (MixerLayer& layer : layers) layer.tensors.resize(6);
+  return layers;
+}
 
 inline NamedTensors random_weights(at::ScalarType dtype, at::Device device) {
   NamedTensors weights;
@@ -30,15 +51,18 @@ inline NamedTensors random_weights(at::ScalarType dtype, at::Device device) {
     weights.set(name, at::randn(shape, at::kDouble).to(dtype).to(device));
   };
   add("model.embed_tokens.weight", {50, kHidden});
-  for (int64_t layer = 0; layer < 3; ++layer) {
-    const SoftmaxLayer names = layer_names(layer);
-    add(names.q_weight, {kQueryRows, kHidden});
-    add(names.k_weight, {layer == 1 ? kQueryRows : kKeyRows, kHidden});
-    add(names.q_bias, {kQueryRows});
-    add(names.k_bias, {kKeyRows});
-    add(names.q_norm, {kHeadDim});
-    add(names.k_norm, {kHeadDim});
-    add("model.layers." + std::to_string(layer) + ".self_attn.v_proj.weight", {kKeyRows, kHidden});
+  for (const MixerLayer& layer : all_layers()) {
+    const int64_t q = layer.heads * layer.head_dim, kv = layer.kv_heads * layer.head_dim;
+    for (const MixerTensor& t : layer.tensors) {
+      const int64_t out = t.part == MixerPart::kQ || t.part == MixerPart::kGate ? q : kv;
+      if (t.role == MixerRole::kGain) {
+        add(t.name, {t.part == MixerPart::kO ? q : kHeadDim});
+      } else if (t.role == MixerRole::kBias) {
+        add(t.name, {out});
+      } else {
+        add(t.name, t.part == MixerPart::kO ? at::IntArrayRef({kHidden, q}) : at::IntArrayRef({out, kHidden}));
+      }
+    }
   }
   return weights;
 }

@@ -8,6 +8,7 @@
 #include "trainer/probe/codec.h"
 #include "trainer/probe/generated_text.h"
 #include "trainer/probe/haystack.h"
+#include "trainer/restore/selection.h"
 
 namespace qkr {
 namespace {
@@ -72,6 +73,7 @@ Prepared prepare(const RunConfig& config, bool resume) {
   Prepared p = prepare_data(config);
   p.device = choose_device(config.model.device);
   check_output(p, resume);
+  check_selection(mixer_layers(p.source.architecture), config.qk_restore, config.model.path);
   if (config.model.init == "checkpoint") check_weights(p.source);
   std::vector<int64_t> lengths;
   for (const Sample& sample : p.dataset.samples()) lengths.push_back(sample.size());

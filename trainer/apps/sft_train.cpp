@@ -74,7 +74,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "qk-restore " QKR_VERSION);
   app.add_option("--config", options.config, "the run as YAML; --help-config lists every key");
   app.add_option("--set", options.set, "section.key=value pairs that win over the file; the value is YAML");
-  app.add_option("--qk-restore", options.qk_restore, "none, plain or procrustes: the same as --set qk_restore.method=...");
+  app.add_option("--qk-restore", options.qk_restore, "none, plain, procrustes, lerp:A, ...: the same as --set qk_restore.method=...");
   app.add_option("--output", options.output, "the run's folder: the same as --set output=...");
   app.add_flag("--resume", options.resume, "go on from the newest checkpoint in the output folder");
   app.add_flag("--dry-run", options.dry_run, "check everything that a run needs, without a step");

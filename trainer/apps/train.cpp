@@ -15,6 +15,7 @@
 #include "trainer/probe/codec.h"
 #include "trainer/probe/summary.h"
 #include "trainer/report/report.h"
+#include "trainer/restore/selection.h"
 
 namespace qkr {
 namespace {
@@ -40,15 +41,16 @@ Identity identity_of(const Prepared& p, const Snapshot& snapshot) {
 // The snapshot of the first start: taken from the model there, read back on a resume.
 Snapshot first_snapshot(const Prepared& p, const Decoder& decoder) {
   const fs::path file = fs::path(p.config.output) / "snapshot.safetensors";
-  const std::vector<SoftmaxLayer> layers = restorable_layers(decoder);
+  const RestoreConfigSection& restore = p.config.qk_restore;
+  const std::vector<MixerLayer> layers = mixer_layers(decoder.architecture());
   if (p.resume_from) {
     if (!fs::exists(file)) fail(file.string(), ": the first start's W_Q and W_K are needed to resume, got no file");
     const SafetensorsFile saved(file);
     NamedTensors tensors;
     for (const std::string& name : saved.names()) tensors.set(name, saved.tensor(name).clone());
-    return Snapshot(std::move(tensors), layers, saved.metadata());
+    return Snapshot(std::move(tensors), layers_stored(layers, restore, saved.names(), file.string()), saved.metadata());
   }
-  return take_snapshot(decoder.weights(), layers, {{"model", p.config.model.path}});
+  return take_snapshot(decoder.weights(), layers_to_keep(layers, restore), {{"model", p.config.model.path}});
 }
 
 std::string utc_now() {

@@ -65,12 +65,26 @@ void check_probe(const ProbeConfigSection& probe, Found& found) {
   }
 }
 
+void check_restore(const RestoreConfigSection& restore, Found& found) {
+  const std::string& method = restore.method;
+  const bool control = method == "q" || method == "k" || method == "qkv";
+  if (control && restore.parts != "qk") {
+    found.push_back({"qk_restore.parts", concat("must stay qk where the method ", method, " says which parts; got ",
+                                                quoted(restore.parts), ", which goes with plain")});
+  }
+  if (method == "procrustes" && (restore.parts == "o" || restore.parts == "norms")) {
+    found.push_back({"qk_restore.parts", concat("must hold a weight that reads the layer's input, which is what procrustes rotates; got ",
+                                                quoted(restore.parts))});
+  }
+}
+
 }  // namespace
 
 std::vector<Contradiction> find_contradictions(const RunConfig& config) {
   Found found;
   check_data(config.data, found);
   check_train(config, found);
+  check_restore(config.qk_restore, found);
   check_probe(config.probe, found);
   const auto normal = [](const std::string& path) {
     const std::filesystem::path plain = std::filesystem::path(path).lexically_normal();

@@ -22,6 +22,12 @@ bool from_text(const std::string& text, T* value) {
   return error == std::errc() && stop == end;
 }
 
+// A decimal number from 0 to 1.
+bool is_share(const std::string& text) {
+  double number = 0;
+  return from_text(text, &number) && number >= 0 && number <= 1;
+}
+
 bool has_leading_zero(const std::string& text) {
   const size_t first = !text.empty() && (text[0] == '-' || text[0] == '+') ? 1 : 0;
   return text.size() > first + 1 && text[first] == '0' && std::isdigit(static_cast<unsigned char>(text[first + 1]));
@@ -84,10 +90,38 @@ struct ScalarReader {
     if (!node.IsScalar() && !node.IsNull()) return refuse(node, "a string");
     const std::string text = node.IsNull() ? "" : node.Scalar();
     const std::vector<std::string>& words = rule.one_of;
-    if (!words.empty() && std::find(words.begin(), words.end(), text) == words.end()) {
-      return refuse(node, rule_text(rule), did_you_mean(text, words));
+    const auto allows = [&](const std::string& word) {
+      const size_t stem = word.size() - 1;
+      if (!ends_with(word, ":A")) return text == word;
+      return starts_with(text, word.substr(0, stem)) && is_share(text.substr(stem));
+    };
+    if (!words.empty() && std::none_of(words.begin(), words.end(), allows)) {
+      return refuse(node, rule_text(rule), text.empty() ? "" : did_you_mean(text, words));
     }
     *value = text;
+    return true;
+  }
+
+  bool read(const YAML::Node& node, LayerChoice* value) const {
+    LayerChoice choice;
+    if (node.IsScalar()) {
+      if (!read(node, &choice.word)) return false;
+    } else {
+      if (!node.IsSequence() || node.size() == 0) return refuse(node, rule_text(rule) + " or a list of layer numbers");
+      choice.word = "";
+      for (const YAML::Node& item : node) {
+        int64_t layer = 0;
+        if (!read(item, &layer)) return false;
+        if (layer < 0) return refuse(item, ">= 0");
+        const bool again = std::find(choice.list.begin(), choice.list.end(), layer) != choice.list.end();
+        if (again) {
+          problem(item, concat("must not be named twice, got ", layer));
+          return false;
+        }
+        choice.list.push_back(layer);
+      }
+    }
+    *value = std::move(choice);
     return true;
   }
 

@@ -11,7 +11,7 @@ namespace qkr {
 
 // Points into the RunConfig that the list was made from.
 using FieldValue =
-    std::variant<std::string*, bool*, int64_t*, double*, std::vector<std::string>*, std::vector<int64_t>*>;
+    std::variant<std::string*, bool*, int64_t*, double*, std::vector<std::string>*, std::vector<int64_t>*, LayerChoice*>;
 
 struct Field {
   std::string section;  // "" for a key that stands at the top
@@ -26,7 +26,8 @@ struct Field {
 // In the order of the structs. `config` must outlive the list.
 std::vector<Field> list_fields(RunConfig& config);
 
-// "string", "true or false", "integer", "number", "list of strings", "list of integers".
+// "string", "true or false", "integer", "number", "list of strings", "list of integers",
+// "word or list of integers".
 std::string type_name(const Field& field);
 
 // What `rule` asks beyond the type, as a phrase after "must be": "one of a, b", ">= 0", "> 0 and <= 1", or "".

@@ -13,12 +13,21 @@ namespace qkr {
 
 // What a value must satisfy beyond its type.
 struct Rule {
-  std::vector<std::string> one_of = {};  // strings and string lists: the allowed words; empty: any
+  // Strings and string lists: the allowed words; empty: any. A word that ends in ":A" allows a number from 0 to 1 for the A.
+  std::vector<std::string> one_of = {};
   double min = -std::numeric_limits<double>::infinity();
   double max = std::numeric_limits<double>::infinity();
   bool min_open = false;  // value > min rather than >=
   bool required = false;  // a string or list that may not stay empty
   bool logits_scaling = false;  // a string, but written as null, checkpoint, "hype A" or a factor with a decimal point
+};
+
+// Layers of a model: by a word, or one by one.
+struct LayerChoice {
+  std::string word = "softmax";  // "" where `list` names them
+  std::vector<int64_t> list;     // 0-based
+
+  bool operator==(const LayerChoice&) const = default;
 };
 
 struct ModelConfigSection {
@@ -131,7 +140,7 @@ struct OptimConfigSection {
 
 struct RestoreConfigSection {
   std::string method = "none";
-  std::string layers = "softmax";
+  LayerChoice layers;
   std::string parts = "qk";
   std::string at = "end";
   double anchor = 1.0e-2;
@@ -140,15 +149,20 @@ struct RestoreConfigSection {
 
   template <class Visitor>
   void visit(Visitor&& field) {
-    field("method", method, "none; plain: W_Q, W_K as they were; procrustes: W_pre R, R the rotation nearest to what SFT did",
-          Rule{.one_of = {"none", "plain", "procrustes"}});
-    field("layers", layers, "softmax: the layers that config.json calls softmax", Rule{.one_of = {"softmax"}});
-    field("parts", parts, "qk: W_Q and W_K", Rule{.one_of = {"qk"}});
+    field("method", method,
+          "none; plain: the parts as they were; procrustes: W_pre R, R the rotation nearest to what SFT did; lerp:A: W_pre + A (W_post - "
+          "W_pre), so lerp:0 is plain; q, k, qkv: controls, plain with other parts",
+          Rule{.one_of = {"none", "plain", "procrustes", "lerp:A", "q", "k", "qkv"}});
+    field("layers", layers, "by the types in config.json, or a list of 0-based numbers such as [3, 7]",
+          Rule{.one_of = {"softmax", "linear", "all"}});
+    field("parts", parts,
+          "of the token mixers: W_Q and W_K, one of W_Q, W_K, W_V, W_O, the gates, the norms' gains, or mixer: all of them",
+          Rule{.one_of = {"qk", "q", "k", "v", "o", "gates", "norms", "mixer"}});
     field("at", at, "end: after the last step", Rule{.one_of = {"end"}});
     field("anchor", anchor, "procrustes: pull towards R = I, mu = anchor * mean |diag(W_pre^T W_post)|; 0: none, large: plain",
           Rule{.min = 0});
-    field("biases", biases, "q and k biases go back with their weights (unrotated)");
-    field("qk_norm", qk_norm, "q_norm and k_norm gains go back too");
+    field("biases", biases, "biases go back with their weights (blended by lerp, else as they were)");
+    field("qk_norm", qk_norm, "q_norm and k_norm gains go back with W_Q and W_K (parts norms and mixer hold them anyway)");
   }
 };
 

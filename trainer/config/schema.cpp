@@ -3,6 +3,7 @@
 
 #include "trainer/config/fields.h"
 #include "trainer/config/parse.h"
+#include "trainer/core/text.h"
 
 namespace qkr {
 namespace {
@@ -24,7 +25,7 @@ Json field_schema(const Field& field) {
       if (rule.logits_scaling) {
         return {{"type", {"string", "number", "null"}}, {"pattern", "^(checkpoint|hype [0-9.e+]+)$"}, {"exclusiveMinimum", 0}, {"default", *v}};
       }
-      if (!rule.one_of.empty()) return {{"type", "string"}, {"enum", rule.one_of}, {"default", *v}};
+      if (!rule.one_of.empty()) return words(*v);
       if (rule.required) return {{"type", "string"}, {"minLength", 1}};
       return {{"type", {"string", "null"}}, {"default", *v}};
     }
@@ -39,6 +40,23 @@ Json field_schema(const Field& field) {
     }
     Json operator()(const std::vector<int64_t>* v) const {
       return {{"type", "array"}, {"items", bounds({{"type", "integer"}}, rule, true)}, {"default", *v}};
+    }
+    Json operator()(const LayerChoice* v) const {
+      Json list = {{"type", "array"}, {"items", {{"type", "integer"}, {"minimum", 0}}}, {"minItems", 1}, {"uniqueItems", true}};
+      return {{"anyOf", {{{"type", "string"}, {"enum", rule.one_of}}, list}}, {"default", v->word}};
+    }
+    // Numbers after a word:A are checked by convert.cpp; the pattern says how they are written.
+    Json words(const std::string& value) const {
+      Json plain = Json::array(), choices = Json::array();
+      for (const std::string& word : rule.one_of) {
+        if (!ends_with(word, ":A")) plain.push_back(word);
+      }
+      choices.push_back({{"enum", plain}});
+      for (const std::string& word : rule.one_of) {
+        if (ends_with(word, ":A")) choices.push_back({{"pattern", "^" + word.substr(0, word.size() - 1) + "[0-9.eE+-]+$"}});
+      }
+      if (choices.size() == 1) return {{"type", "string"}, {"enum", plain}, {"default", value}};
+      return {{"type", "string"}, {"anyOf", choices}, {"default", value}};
     }
   };
   Json schema = std::visit(Visitor{field.rule}, field.value);

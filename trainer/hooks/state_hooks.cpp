@@ -1,5 +1,7 @@
 #include "trainer/hooks/state_hooks.h"
 
+#include <map>
+
 #include "trainer/core/text.h"
 #include "trainer/io/atomic.h"
 #include "trainer/optim/adamw.h"
@@ -7,13 +9,33 @@
 namespace qkr {
 namespace {
 
+const char* parts_text(const std::string& parts) {
+  static const std::map<std::string, const char*> kWords = {
+      {"qk", "W_Q and W_K"}, {"q", "W_Q"}, {"k", "W_K"}, {"qkv", "W_Q, W_K and W_V"}, {"v", "W_V"},
+      {"o", "W_O"}, {"gates", "the gates"}, {"norms", "the norms' gains"}, {"mixer", "all mixer weights"}};
+  return kWords.at(parts);
+}
+
+// "restore lerp:0.5: W_Q and W_K of 7 softmax layers".
+std::string restore_title(const RestoreReport& report) {
+  const LayerChoice& choice = report.layer_choice;
+  const std::string kind = choice.word.empty() || choice.word == "all" ? "" : choice.word + " ";
+  return "restore " + report.method + ": " + parts_text(report.parts) + " of " + std::to_string(report.layers.size()) + " " + kind +
+         (report.layers.size() == 1 ? "layer" : "layers");
+}
+
 std::string restore_line(const LayerReport& layer) {
-  std::string text = "  layer " + std::to_string(layer.layer) + "  moved by SFT: Q " + fixed(100 * layer.q_change, 3) + " %, K " +
-                     fixed(100 * layer.k_change, 3) + " %";
-  if (layer.certificate) {
-    text += "  |R - I| " + scientific(layer.rotation, 2) + "  off the tuned weights " + fixed(100 * layer.residual_before, 3) + " -> " +
-            fixed(100 * layer.residual_after, 3) + " %  gap <= " + scientific(layer.certificate->gap_bound, 1);
+  static const std::pair<const char*, const char*> kChanges[] = {{"q", "Q"}, {"k", "K"}, {"v", "V"}, {"o", "O"}, {"gates", "gates"},
+                                                                 {"norms", "norms"}};
+  std::vector<std::string> moved;
+  for (const auto& [key, word] : kChanges) {
+    const auto change = layer.changes.find(key);
+    if (change != layer.changes.end()) moved.push_back(word + (" " + fixed(100 * change->second, 3)) + " %");
   }
+  std::string text = "  layer " + std::to_string(layer.layer) + "  moved by SFT: " + join(moved);
+  if (layer.rotation) text += "  |R - I| " + scientific(*layer.rotation, 2);
+  text += "  off the tuned weights " + fixed(100 * layer.residual_before, 3) + " -> " + fixed(100 * layer.residual_after, 3) + " %";
+  if (layer.certificate) text += "  gap <= " + scientific(layer.certificate->gap_bound, 1);
   return text;
 }
 
@@ -40,7 +62,7 @@ void RestoreHook::after_run(RunEnd end, TrainState& state) {
   const RestoreReport report = restore(state.weights, snapshot_, config_);
   for (const LayerReport& layer : report.layers) reset_masters(state.optim, layer.written);
   write_file_atomically(json_file_, to_json(report).dump(2) + "\n");
-  console_.line("restore " + config_.method + ": W_Q and W_K of " + std::to_string(report.layers.size()) + " softmax layers");
+  console_.line(restore_title(report));
   for (const LayerReport& layer : report.layers) console_.line(restore_line(layer));
 }
 
@@ -49,14 +71,6 @@ void ExportHook::after_run(RunEnd end, TrainState& state) {
   remove_tree(folder_);  // of an earlier end of this same run
   save_model(folder_, source_, state.weights);
   console_.line("model " + folder_.string());
-}
-
-std::vector<SoftmaxLayer> restorable_layers(const Decoder& decoder) {
-  std::vector<SoftmaxLayer> layers;
-  for (const RoutingNames& n : decoder.routing_names()) {
-    layers.push_back({n.layer, n.q_weight, n.k_weight, n.q_bias, n.k_bias, n.q_norm, n.k_norm});
-  }
-  return layers;
 }
 
 }  // namespace qkr

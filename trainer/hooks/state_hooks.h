@@ -34,7 +34,7 @@ class CheckpointHook : public Hook {
   int64_t saved_step_ = -1;
 };
 
-// After the last step: W_Q and W_K go back by the configured method, masters follow, restore.json says what was done.
+// After the last step: the selected weights go back by the configured method, masters follow, restore.json says what was done.
 class RestoreHook : public Hook {
  public:
   RestoreHook(const RestoreConfigSection& config, const Snapshot& snapshot, std::filesystem::path json_file, Console& console)
@@ -60,8 +60,5 @@ class ExportHook : public Hook {
   const ModelSource& source_;
   Console& console_;
 };
-
-// The model's list of routing weights in the words of the restore room.
-std::vector<SoftmaxLayer> restorable_layers(const Decoder& decoder);
 
 }  // namespace qkr

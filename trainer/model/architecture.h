@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "trainer/core/mixer_layer.h"
+
 namespace qkr {
 
 enum class Family { kHypeNet, kQwen3, kQwen2, kLlama };
@@ -91,6 +93,9 @@ struct WeightSpec {
 
 // In the order in which the forward pass meets them.
 std::vector<WeightSpec> weight_specs(const Architecture& architecture);
+
+// Every layer's mixer, all its weights with the part that each plays.
+std::vector<MixerLayer> mixer_layers(const Architecture& architecture);
 
 int64_t parameter_count(const Architecture& architecture);
 

@@ -1,4 +1,5 @@
-// Puts W_Q and W_K of the softmax layers back after fine-tuning: NamedTensors x Snapshot -> NamedTensors. No disk, no loop.
+// Puts weights back after fine-tuning, W_Q and W_K of the softmax layers if nothing else is asked for:
+// NamedTensors x Snapshot -> NamedTensors. No disk, no loop.
 //
 // Restored weights are written in place, and nothing else is. Whoever keeps an optimizer must follow: a restored bf16 weight
 // with a split fp32 master (ops/adamw_split.h) needs its master_low set to zero, else the master is a mix of the new upper and
@@ -8,6 +9,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,22 +21,26 @@
 
 namespace qkr {
 
-// Norms are Frobenius norms in fp64. W = [W_Q; W_K] stacked, pre: snapshot, post: before this restore, restored: after it.
+// Norms are Frobenius norms in fp64. W = the selected weights of the layer as one (W_Q and W_K by default; the gains for the
+// parts norms), pre: snapshot, post: before this restore, restored: after it.
 struct LayerReport {
   int64_t layer = 0;
-  double q_change = 0;         // ||Q_post - Q_pre|| / ||Q_pre||
-  double k_change = 0;         // the same for K
-  double residual_before = 0;  // ||W_pre - W_post|| / ||W_post||: what a plain copy is away from the tuned weights
-  double residual_after = 0;   // ||W_restored - W_post|| / ||W_post||
-  double rotation = 0;         // ||R - I||_F / sqrt(d); 0 but for procrustes
-  std::optional<double> mu;    // procrustes: anchor * mean|diag(W_pre^T W_post)|
+  bool softmax = true;                    // else a linear layer
+  std::map<std::string, double> changes;  // q, k, v, o, gates, norms, as far as the snapshot holds them: ||post - pre|| / ||pre||
+  double residual_before = 0;             // ||W_pre - W_post|| / ||W_post||: what a plain copy is away from the tuned weights
+  double residual_after = 0;              // ||W_restored - W_post|| / ||W_post||
+  std::optional<double> rotation;         // procrustes: ||R - I||_F / sqrt(d)
+  std::optional<double> mu;               // procrustes: anchor * mean|diag(W_pre^T W_post)|
   std::optional<PolarCertificate> certificate;  // procrustes
   std::vector<std::string> written;             // names of the tensors that were written
 };
 
 struct RestoreReport {
   std::string method;
-  double anchor = 0;
+  LayerChoice layer_choice;
+  std::string parts;             // that the method worked on: qkv for the control qkv
+  std::optional<double> anchor;  // procrustes
+  std::optional<double> blend;   // lerp: the A of W_pre + A (W_post - W_pre)
   std::vector<LayerReport> layers;
   std::string snapshot_sha256;
   std::string restored_sha256;  // tensors_digest of all tensors written
@@ -42,14 +48,20 @@ struct RestoreReport {
 
 // Copies into the live tensors of `weights`, which may be on a GPU, by section.method:
 //   none        nothing is written, the changes are still measured
-//   plain       W_pre, byte for byte
-//   procrustes  W_pre R with one R a layer, shared by Q and K (ops/procrustes.h), anchor from the section
-// Biases (section.biases) and q/k norm gains (section.qk_norm) go back as they were, unrotated.
+//   plain       W_pre, byte for byte; q, k and qkv are plain with these parts
+//   lerp:A      W_pre + A (W_post - W_pre) for every selected tensor, biases and gains too (trainer/restore/lerp.h)
+//   procrustes  W_pre R with one R a layer, shared by all selected weights that read the layer's input (ops/procrustes.h),
+//               anchor from the section; W_O, biases and gains as they were
+// Which layers and tensors: section.layers, parts, biases and qk_norm (trainer/restore/selection.h).
 // All is computed before anything is written. Throws Error (bad input) naming the tensor if a name, shape or dtype of the
-// snapshot is not the model's, and (run failed) if tuned weights that R is computed from hold NaN or Inf.
+// snapshot is not the model's or the snapshot lacks what is selected, and (run failed) if weights that are computed with
+// hold NaN or Inf.
 RestoreReport restore(NamedTensors& weights, const Snapshot& snapshot, const RestoreConfigSection& section);
 
-// What restore.json holds. Numbers that are not finite become null.
+// The A of "lerp:A", nothing for another method. Throws Error if A is not a number from 0 to 1.
+std::optional<double> blend_of(const std::string& method);
+
+// What restore.json holds. Numbers that are not finite become null; what a method has not is left out.
 nlohmann::json to_json(const RestoreReport& report);
 
 }  // namespace qkr

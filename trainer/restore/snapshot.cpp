@@ -10,40 +10,40 @@
 namespace qkr {
 namespace {
 
-// The names that a layer has, in a fixed order.
-std::vector<std::string> names_of(const SoftmaxLayer& layer) {
-  std::vector<std::string> names;
-  for (const std::string* name :
-       {&layer.q_weight, &layer.k_weight, &layer.q_bias, &layer.k_bias, &layer.q_norm, &layer.k_norm}) {
-    if (!name->empty()) names.push_back(*name);
+void check_layer(const MixerLayer& layer, const NamedTensors& tensors) {
+  const at::Tensor* first = nullptr;  // what reads the layer's input has its columns
+  std::string first_name;
+  for (const MixerTensor& tensor : layer.tensors) {
+    const at::Tensor& t = tensors.at(tensor.name);
+    if (tensor.role != MixerRole::kWeight) continue;
+    if (t.dim() != 2) fail("snapshot: ", tensor.name, " must be a matrix [rows, d], got shape ", t.sizes());
+    if (tensor.part == MixerPart::kO) continue;
+    if (first == nullptr) {
+      first = &t;
+      first_name = tensor.name;
+    } else if (t.size(1) != first->size(1) || t.scalar_type() != first->scalar_type()) {
+      fail("snapshot: ", tensor.name, " must have the columns and dtype of ", first_name, ", ", first->size(1), " and ",
+           first->scalar_type(), ", got ", t.size(1), " and ", t.scalar_type());
+    }
   }
-  return names;
-}
-
-void check_layer(const SoftmaxLayer& layer, const NamedTensors& tensors) {
-  if (layer.q_weight.empty() || layer.k_weight.empty()) {
-    fail("snapshot: layer ", layer.layer, " must name its q and k weights, got '", layer.q_weight, "' and '",
-         layer.k_weight, "'");
-  }
-  const at::Tensor& q = tensors.at(layer.q_weight);
-  const at::Tensor& k = tensors.at(layer.k_weight);
-  for (const auto& [name, t] :
-       {std::pair<const std::string&, const at::Tensor&>{layer.q_weight, q}, {layer.k_weight, k}}) {
-    if (t.dim() != 2) fail("snapshot: ", name, " must be a matrix [rows, d], got shape ", t.sizes());
-  }
-  if (q.size(1) != k.size(1) || q.scalar_type() != k.scalar_type()) {
-    fail("snapshot: ", layer.k_weight, " must have the columns and dtype of ", layer.q_weight, ", ", q.size(1), " and ",
-         q.scalar_type(), ", got ", k.size(1), " and ", k.scalar_type());
+  const int64_t rows[] = {layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim};
+  for (const MixerPart part : {MixerPart::kQ, MixerPart::kK}) {
+    const std::string name = layer.name_of(part, MixerRole::kWeight);
+    const int64_t want = rows[part == MixerPart::kK ? 1 : 0];
+    if (!name.empty() && tensors.at(name).size(0) != want) {
+      fail("snapshot: ", name, " must have ", want, " rows, heads times head_dim, got ", tensors.at(name).size(0));
+    }
   }
 }
 
 }  // namespace
 
-Snapshot::Snapshot(NamedTensors tensors, std::vector<SoftmaxLayer> layers, std::map<std::string, std::string> metadata)
+Snapshot::Snapshot(NamedTensors tensors, std::vector<MixerLayer> layers, std::map<std::string, std::string> metadata)
     : tensors_(std::move(tensors)), layers_(std::move(layers)), metadata_(std::move(metadata)) {
   std::set<std::string> listed;
-  for (const SoftmaxLayer& layer : layers_) {
-    for (const std::string& name : names_of(layer)) {
+  for (const MixerLayer& layer : layers_) {
+    for (const MixerTensor& tensor : layer.tensors) {
+      const std::string& name = tensor.name;
       if (!listed.insert(name).second) fail("snapshot: tensor ", name, " must belong to one layer, got it twice");
       if (!tensors_.contains(name)) fail("snapshot: tensor ", name, " of layer ", layer.layer, " is missing");
     }
@@ -51,7 +51,7 @@ Snapshot::Snapshot(NamedTensors tensors, std::vector<SoftmaxLayer> layers, std::
   }
   for (const auto& [name, tensor] : tensors_) {
     if (listed.count(name) == 0)
-      fail("snapshot: tensor ", name, " must belong to a softmax layer, got none that lists it");
+      fail("snapshot: tensor ", name, " must belong to a layer, got none that lists it");
     if (!tensor.is_cpu() || !tensor.is_contiguous())
       fail("snapshot: tensor ", name, " must be dense and on the CPU, got ", tensor.device());
   }
@@ -59,11 +59,12 @@ Snapshot::Snapshot(NamedTensors tensors, std::vector<SoftmaxLayer> layers, std::
 
 std::string Snapshot::digest() const { return tensors_digest(tensors_); }
 
-Snapshot take_snapshot(const NamedTensors& weights, const std::vector<SoftmaxLayer>& layers,
+Snapshot take_snapshot(const NamedTensors& weights, const std::vector<MixerLayer>& layers,
                        std::map<std::string, std::string> metadata) {
   NamedTensors kept;
-  for (const SoftmaxLayer& layer : layers) {
-    for (const std::string& name : names_of(layer)) {
+  for (const MixerLayer& layer : layers) {
+    for (const MixerTensor& tensor : layer.tensors) {
+      const std::string& name = tensor.name;
       const at::Tensor* live = weights.find(name);
       if (live == nullptr) fail("snapshot: tensor ", name, " of layer ", layer.layer, " is missing from the model");
       at::Tensor copy = at::empty(live->sizes(), live->options().device(at::kCPU).requires_grad(false));

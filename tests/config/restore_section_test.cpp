@@ -1,0 +1,73 @@
+// The qk_restore section: methods with a number in their name, layers as a word or a list, and what does not go together.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/support/tmpdir.h"
+#include "trainer/config/parse.h"
+
+namespace qkr {
+namespace {
+
+const std::string kLeast = "model: {path: base}\ndata: {train: [a.jsonl]}\noutput: runs/x\n";
+
+RestoreConfigSection restore_of(const std::string& yaml) { return parse_config(kLeast + "qk_restore: {" + yaml + "}\n", "c.yaml", {}).qk_restore; }
+std::string error_of(const std::string& yaml) { return QKR_MESSAGE_OF(restore_of(yaml)); }
+
+TEST(RestoreSection, MethodsMayCarryAShare) {
+  EXPECT_EQ(restore_of("method: lerp:0.5").method, "lerp:0.5");
+  EXPECT_EQ(restore_of("method: lerp:0").method, "lerp:0");
+  EXPECT_EQ(restore_of("method: lerp:1e-3").method, "lerp:1e-3");
+  EXPECT_EQ(restore_of("method: qkv").method, "qkv");
+  for (const std::string bad : {"lerp", "lerp:", "lerp:A", "lerp:1.5", "lerp:-0.1", "lerp:nan", "lerp:0.5 "}) {
+    EXPECT_NE(error_of("method: \"" + bad + "\"").find("qk_restore.method: must be one of none, plain, procrustes, lerp:A"), std::string::npos) << bad;
+  }
+}
+
+TEST(RestoreSection, LayersAreAWordOrAList) {
+  EXPECT_EQ(restore_of("").layers.word, "softmax");
+  EXPECT_EQ(restore_of("layers: linear").layers.word, "linear");
+  const LayerChoice list = restore_of("layers: [3, 0]").layers;
+  EXPECT_EQ(list.word, "");
+  EXPECT_EQ(list.list, (std::vector<int64_t>{3, 0}));
+  EXPECT_EQ(error_of("layers: sofmax"),
+            "c.yaml:4:22: qk_restore.layers: must be one of softmax, linear, all, got 'sofmax'; did you mean softmax?");
+  EXPECT_NE(error_of("layers: []").find("must be one of softmax, linear, all or a list of layer numbers, got a list"), std::string::npos);
+  EXPECT_NE(error_of("layers: {a: 1}").find("or a list of layer numbers, got a map"), std::string::npos);
+  EXPECT_NE(error_of("layers: [-1]").find("must be >= 0, got '-1'"), std::string::npos);
+  EXPECT_NE(error_of("layers: [softmax]").find("must be an integer, got 'softmax'"), std::string::npos);
+  EXPECT_NE(error_of("layers: [4, 4]").find("must not be named twice, got 4"), std::string::npos);
+}
+
+TEST(RestoreSection, DumpReadsBack) {
+  for (const std::string yaml : {"layers: all", "layers: [7, 3]", "method: lerp:0.5", "parts: mixer, method: plain"}) {
+    const std::string dumped = dump_config(parse_config(kLeast + "qk_restore: {" + yaml + "}\n", "c.yaml", {}));
+    EXPECT_EQ(dump_config(parse_config(dumped, "d.yaml", {})), dumped);
+  }
+  EXPECT_NE(dump_config(parse_config(kLeast + "qk_restore: {layers: [7, 3]}\n", "c.yaml", {})).find("  layers: [7, 3]\n"), std::string::npos);
+  EXPECT_NE(describe_config().find("qk_restore.layers              word or list of integers (default softmax; one of softmax, linear, all): "),
+            std::string::npos);
+}
+
+TEST(RestoreSection, SchemaSaysTheSame) {
+  const nlohmann::json restore = nlohmann::json::parse(config_json_schema()).at("properties").at("qk_restore").at("properties");
+  const nlohmann::json& layers = restore.at("layers").at("anyOf");
+  EXPECT_EQ(layers[0].at("enum"), nlohmann::json({"softmax", "linear", "all"}));
+  EXPECT_EQ(layers[1].at("items").at("minimum"), 0);
+  const nlohmann::json& method = restore.at("method").at("anyOf");
+  EXPECT_EQ(method[0].at("enum")[1], "plain");
+  EXPECT_EQ(method[1].at("pattern"), "^lerp:[0-9.eE+-]+$");
+}
+
+TEST(RestoreSection, MethodsAndPartsThatDoNotGoTogether) {
+  EXPECT_NE(error_of("method: q, parts: v").find("qk_restore.parts: must stay qk where the method q says which parts; got 'v'"), std::string::npos);
+  for (const std::string parts : {"o", "norms"}) {
+    EXPECT_NE(error_of("method: procrustes, parts: " + parts).find("qk_restore.parts: must hold a weight that reads the layer's input"),
+              std::string::npos);
+    EXPECT_EQ(error_of("method: lerp:0.5, parts: " + parts), "");
+  }
+  EXPECT_EQ(error_of("method: procrustes, parts: mixer, layers: all"), "");
+}
+
+}  // namespace
+}  // namespace qkr

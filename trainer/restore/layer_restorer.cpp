@@ -1,0 +1,126 @@
+#include "trainer/restore/layer_restorer.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "ops/procrustes.h"
+#include "trainer/restore/lerp.h"
+#include "trainer/restore/selection.h"
+
+namespace qkr {
+namespace {
+
+using at::Tensor;
+
+double frobenius(const Tensor& t) { return at::linalg_vector_norm(t.to(at::kDouble)).item<double>(); }
+
+// Squared distances and lengths, summed over tensors: ||a - b|| / ||base|| of all of them as one.
+struct Distance {
+  double moved = 0, length = 0;
+  void add(const Tensor& a, const Tensor& b, const Tensor& base) {
+    moved += std::pow(frobenius(a.to(at::kDouble) - b.to(at::kDouble)), 2);
+    length += std::pow(frobenius(base), 2);
+  }
+  // 0 if nothing moved, even from zero.
+  double relative() const { return moved == 0 ? 0 : std::sqrt(moved / length); }
+};
+
+std::string change_name(const MixerTensor& tensor) {
+  if (tensor.role == MixerRole::kGain) return "norms";
+  static const char* const kNames[] = {"q", "k", "v", "o", "gates"};
+  return kNames[static_cast<int>(tensor.part)];
+}
+
+}  // namespace
+
+LayerRestorer::LayerRestorer(const NamedTensors& weights, const Snapshot& snapshot, const MixerLayer& layer,
+                             const RestoreConfigSection& section)
+    : weights_(weights), kept_(snapshot.tensors()), layer_(layer), section_(section), selected_(selected_tensors(layer, section)) {
+  report.layer = layer.layer;
+  report.softmax = layer.softmax;
+  measure_changes();
+  Distance before;
+  for (const MixerTensor& tensor : selected_weights(layer, section)) before.add(pre(tensor.name), post(tensor.name), post(tensor.name));
+  report.residual_before = before.relative();
+}
+
+void LayerRestorer::measure_changes() {
+  std::map<std::string, Distance> moved;
+  for (const MixerTensor& tensor : layer_.tensors) {
+    if (tensor.role == MixerRole::kBias) continue;
+    const Tensor was = pre(tensor.name);
+    moved[change_name(tensor)].add(post(tensor.name), was, was);
+  }
+  for (const auto& [part, distance] : moved) report.changes[part] = distance.relative();
+}
+
+Tensor LayerRestorer::pre(const std::string& name) const { return kept_.at(name).to(weights_.at(name).device()); }
+Tensor LayerRestorer::post(const std::string& name) const { return weights_.at(name).detach(); }
+
+void LayerRestorer::check_finite(const std::string& name) const {
+  const auto check = [&](const Tensor& t, const char* when) {
+    if (!t.isfinite().all().item<bool>()) fail_run("restore: tensor ", name, " must be finite ", when, ", got NaN or Inf");
+  };
+  check(post(name), "after the fine-tuning");
+  check(pre(name), "in the snapshot");
+}
+
+void LayerRestorer::write(const std::string& name, const Tensor& value) {
+  report.written.push_back(name);
+  writes_.push_back({name, value});
+}
+
+bool LayerRestorer::is_written(const std::string& name) const {
+  return std::any_of(writes_.begin(), writes_.end(), [&](const Write& one) { return one.name == name; });
+}
+
+void LayerRestorer::put_back_the_rest() {
+  for (const MixerTensor& tensor : selected_) {
+    if (!is_written(tensor.name)) write(tensor.name, pre(tensor.name));
+  }
+}
+
+void LayerRestorer::plain() { put_back_the_rest(); }
+
+void LayerRestorer::lerp(double share) {
+  for (const MixerTensor& tensor : selected_) write(tensor.name, lerp_weights(pre(tensor.name), post(tensor.name), share));
+}
+
+// R turns the layer's input, so it acts on every selected matrix that reads it; W_O reads the heads, and goes back as it was.
+void LayerRestorer::procrustes() {
+  std::vector<std::string> names;
+  std::vector<Tensor> stack_pre, stack_post;
+  for (const MixerTensor& tensor : selected_) {
+    if (tensor.role != MixerRole::kWeight || tensor.part == MixerPart::kO) continue;
+    check_finite(tensor.name);
+    names.push_back(tensor.name);
+    stack_pre.push_back(pre(tensor.name));
+    stack_post.push_back(post(tensor.name));
+  }
+  if (!names.empty()) {
+    const Tensor was = at::cat(stack_pre), became = at::cat(stack_post);  // [rows, d]
+    const auto [restored, r, certificate] = qkr::procrustes(was, became, section_.anchor);
+    const double mean_diagonal = (was.to(at::kDouble) * became.to(at::kDouble)).sum(0).abs().mean().item<double>();
+    report.mu = section_.anchor * mean_diagonal;
+    report.rotation = frobenius(r - at::eye(r.size(0), r.options())) / std::sqrt(r.size(0));
+    report.certificate = read_certificate(certificate);
+    int64_t row = 0;
+    for (size_t i = 0; i < names.size(); row += stack_pre[i++].size(0)) write(names[i], restored.narrow(0, row, stack_pre[i].size(0)));
+  }
+  put_back_the_rest();
+}
+
+std::vector<Write> LayerRestorer::finish() {
+  Distance after;
+  for (const MixerTensor& tensor : selected_weights(layer_, section_)) {
+    const Tensor became = post(tensor.name);
+    const auto found = std::find_if(writes_.begin(), writes_.end(), [&](const Write& one) { return one.name == tensor.name; });
+    after.add(found == writes_.end() ? became : found->value, became, became);
+  }
+  report.residual_after = after.relative();
+  return std::move(writes_);
+}
+
+}  // namespace qkr
