@@ -38,6 +38,16 @@ class SafetensorsFile {
   // name, and so is a BOOL byte other than 0 and 1.
   at::Tensor tensor(const std::string& name) const;
 
+  // An own copy, to be written to; what it read of the file is not kept resident.
+  at::Tensor read(const std::string& name) const;
+
+  // Tells the kernel that the pages of tensor(name) are not needed for now, so that a walk over a large file stays small in
+  // memory. Views stay valid: their pages are read again when touched.
+  void release(const std::string& name) const;
+
+  // Of the tensor's first byte in the file.
+  int64_t offset(const std::string& name) const { return static_cast<int64_t>(header_.data_offset + entry(name).begin); }
+
  private:
   const SafetensorsEntry& entry(const std::string& name) const;
 

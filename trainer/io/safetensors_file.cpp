@@ -1,6 +1,9 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -78,6 +81,20 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
     return copy;
   }
   return at::from_blob(const_cast<char*>(data), wanted.shape, [map = map_](void*) {}, options);
+}
+
+at::Tensor SafetensorsFile::read(const std::string& name) const {
+  at::Tensor copy = tensor(name).clone();
+  release(name);
+  return copy;
+}
+
+void SafetensorsFile::release(const std::string& name) const {
+  const SafetensorsEntry& wanted = entry(name);
+  const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const size_t begin = (header_.data_offset + wanted.begin) / page * page, end = header_.data_offset + wanted.end;
+  // The mapping is private and never written, so dropping a page loses nothing.
+  if (end > begin) ::madvise(const_cast<char*>(map_->data()) + begin, end - begin, MADV_DONTNEED);
 }
 
 }  // namespace qkr
