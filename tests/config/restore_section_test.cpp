@@ -20,7 +20,7 @@ TEST(RestoreSection, MethodsMayCarryAShare) {
   EXPECT_EQ(restore_of("method: lerp:1e-3").method, "lerp:1e-3");
   EXPECT_EQ(restore_of("method: qkv").method, "qkv");
   for (const std::string bad : {"lerp", "lerp:", "lerp:A", "lerp:1.5", "lerp:-0.1", "lerp:nan", "lerp:0.5 "}) {
-    EXPECT_NE(error_of("method: \"" + bad + "\"").find("qk_restore.method: must be one of none, plain, procrustes, lerp:A"), std::string::npos) << bad;
+    EXPECT_NE(error_of("method: \"" + bad + "\"").find("qk_restore.method: must be one of none, plain, procrustes, procrustes-head"), std::string::npos) << bad;
   }
 }
 
@@ -47,6 +47,24 @@ TEST(RestoreSection, DumpReadsBack) {
   EXPECT_NE(dump_config(parse_config(kLeast + "qk_restore: {layers: [7, 3]}\n", "c.yaml", {})).find("  layers: [7, 3]\n"), std::string::npos);
   EXPECT_NE(describe_config().find("qk_restore.layers              word or list of integers (default softmax; one of softmax, linear, all): "),
             std::string::npos);
+}
+
+TEST(RestoreSection, RidgeIsANumberOrTheMethodsOwn) {
+  EXPECT_EQ(restore_of("").ridge, std::nullopt);
+  EXPECT_EQ(restore_of("ridge: null").ridge, std::nullopt);
+  EXPECT_EQ(restore_of("ridge: 0").ridge, 0.0);
+  EXPECT_EQ(restore_of("ridge: 1e-3").ridge, 1e-3);
+  EXPECT_NE(error_of("ridge: -1").find("qk_restore.ridge: must be >= 0, got '-1'"), std::string::npos);
+  EXPECT_NE(error_of("ridge: auto").find("qk_restore.ridge: must be a number, got 'auto'"), std::string::npos);
+  for (const std::string ridge : {"null", "0.5"}) {
+    const std::string dumped = dump_config(parse_config(kLeast + "qk_restore: {ridge: " + ridge + "}\n", "c.yaml", {}));
+    EXPECT_NE(dumped.find("  ridge: " + ridge + "\n"), std::string::npos);
+    EXPECT_EQ(dump_config(parse_config(dumped, "d.yaml", {})), dumped);
+  }
+  for (const std::string method : {"qk-pro", "qk-pro-head", "qk-pro-bilinear", "procrustes-head"}) {
+    EXPECT_EQ(error_of("layers: all, method: " + method), "");
+    EXPECT_NE(error_of("parts: q, method: " + method).find("qk_restore.parts: must be qk where the method is " + method), std::string::npos);
+  }
 }
 
 TEST(RestoreSection, SchemaSaysTheSame) {

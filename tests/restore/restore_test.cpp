@@ -220,7 +220,7 @@ TEST_P(Restore, RefusesBeforeWritingAnything) {
             "restore: tensor " + k + " must have the snapshot's dtype Float, got Half");
   EXPECT_EQ(message_with("procrustes", at::full({kKeyRows, kHidden}, NAN).to(device())),
             "restore: tensor " + k + " must be finite after the fine-tuning, got NaN or Inf");
-  EXPECT_EQ(message_with("svd", s.post.at(k)), "qk_restore.method must be none, plain, procrustes, lerp:A, q, k or qkv, got svd");
+  EXPECT_EQ(message_with("svd", s.post.at(k)), "qk_restore.method must be none, plain, procrustes, procrustes-head, qk-pro, qk-pro-head, qk-pro-bilinear, lerp:A, q, k or qkv, got svd");
   NamedTensors without;
   for (const auto& [name, tensor] : s.post) {
     if (name != k) without.set(name, tensor);

@@ -132,6 +132,7 @@ RunEnd train(Prepared p, Console& console) {
   AdamW optimizer(p.config.optim, decoder.weights());
   TrainState state{decoder.weights(), optimizer.state()};
   const Snapshot snapshot = first_snapshot(p, decoder);
+  check_restorable(snapshot, p.config.qk_restore);
   const Identity identity = identity_of(p, snapshot);
   if (p.resume_from) {
     require_identity(*p.resume_from, read_progress(*p.resume_from).identity, identity);

@@ -72,6 +72,10 @@ void check_restore(const RestoreConfigSection& restore, Found& found) {
     found.push_back({"qk_restore.parts", concat("must stay qk where the method ", method, " says which parts; got ",
                                                 quoted(restore.parts), ", which goes with plain")});
   }
+  const bool of_the_pair = method == "procrustes-head" || method.compare(0, 6, "qk-pro") == 0;
+  if (of_the_pair && restore.parts != "qk") {
+    found.push_back({"qk_restore.parts", concat("must be qk where the method is ", method, ", which works on both; got ", quoted(restore.parts))});
+  }
   if (method == "procrustes" && (restore.parts == "o" || restore.parts == "norms")) {
     found.push_back({"qk_restore.parts", concat("must hold a weight that reads the layer's input, which is what procrustes rotates; got ",
                                                 quoted(restore.parts))});

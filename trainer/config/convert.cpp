@@ -102,6 +102,17 @@ struct ScalarReader {
     return true;
   }
 
+  bool read(const YAML::Node& node, std::optional<double>* value) const {
+    if (node.IsNull()) {
+      value->reset();
+      return true;
+    }
+    double number = 0;
+    if (!read(node, &number)) return false;
+    *value = number;
+    return true;
+  }
+
   bool read(const YAML::Node& node, LayerChoice* value) const {
     LayerChoice choice;
     if (node.IsScalar()) {

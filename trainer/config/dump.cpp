@@ -60,6 +60,7 @@ std::string value_text(const Field& field) {
     std::string operator()(const std::vector<int64_t>* v) const {
       return list_text(*v, [](int64_t item) { return std::to_string(item); });
     }
+    std::string operator()(const std::optional<double>* v) const { return *v ? number_text(**v, true) : "null"; }
     std::string operator()(const LayerChoice* v) const { return v->word.empty() ? (*this)(&v->list) : v->word; }
   };
   return std::visit(Writer{field.rule}, field.value);

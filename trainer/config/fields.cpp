@@ -53,7 +53,8 @@ std::vector<Field> list_fields(RunConfig& config) {
 
 std::string type_name(const Field& field) {
   static const char* const kNames[] = {"string",          "true or false",    "integer", "number",
-                                       "list of strings", "list of integers", "word or list of integers"};
+                                       "list of strings", "list of integers", "word or list of integers",
+                                       "number or null"};
   return kNames[field.value.index()];
 }
 

@@ -1,6 +1,7 @@
 // The keys of a RunConfig as one list, for everything that walks them: parse, dump, describe, schema.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -11,7 +12,8 @@ namespace qkr {
 
 // Points into the RunConfig that the list was made from.
 using FieldValue =
-    std::variant<std::string*, bool*, int64_t*, double*, std::vector<std::string>*, std::vector<int64_t>*, LayerChoice*>;
+    std::variant<std::string*, bool*, int64_t*, double*, std::vector<std::string>*, std::vector<int64_t>*, LayerChoice*,
+                 std::optional<double>*>;
 
 struct Field {
   std::string section;  // "" for a key that stands at the top
@@ -27,7 +29,7 @@ struct Field {
 std::vector<Field> list_fields(RunConfig& config);
 
 // "string", "true or false", "integer", "number", "list of strings", "list of integers",
-// "word or list of integers".
+// "word or list of integers", "number or null".
 std::string type_name(const Field& field);
 
 // What `rule` asks beyond the type, as a phrase after "must be": "one of a, b", ">= 0", "> 0 and <= 1", or "".

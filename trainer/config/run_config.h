@@ -144,6 +144,7 @@ struct RestoreConfigSection {
   std::string parts = "qk";
   std::string at = "end";
   double anchor = 1.0e-2;
+  std::optional<double> ridge;
   bool biases = true;
   bool qk_norm = false;
 
@@ -151,8 +152,12 @@ struct RestoreConfigSection {
   void visit(Visitor&& field) {
     field("method", method,
           "none; plain: the parts as they were; procrustes: W_pre R, R the rotation nearest to what SFT did; lerp:A: W_pre + A (W_post - "
-          "W_pre), so lerp:0 is plain; q, k, qkv: controls, plain with other parts",
-          Rule{.one_of = {"none", "plain", "procrustes", "lerp:A", "q", "k", "qkv"}});
+          "W_pre), so lerp:0 is plain; q, k, qkv: controls, plain with other parts; qk-pro (all heads as one), qk-pro-head (a KV head at a "
+          "time): W_K as it was, W_Q back as far as the rows of W_K reach in the layer's input; qk-pro-bilinear: the same on the head side, "
+          "ridge 0 is plain; procrustes-head: a rotation of each KV head that leaves the layer's logits as plain has them, refused where "
+          "there is none",
+          Rule{.one_of = {"none", "plain", "procrustes", "procrustes-head", "qk-pro", "qk-pro-head", "qk-pro-bilinear", "lerp:A", "q", "k",
+                          "qkv"}});
     field("layers", layers, "by the types in config.json, or a list of 0-based numbers such as [3, 7]",
           Rule{.one_of = {"softmax", "linear", "all"}});
     field("parts", parts,
@@ -161,7 +166,12 @@ struct RestoreConfigSection {
     field("at", at, "end: after the last step", Rule{.one_of = {"end"}});
     field("anchor", anchor, "procrustes: pull towards R = I, mu = anchor * mean |diag(W_pre^T W_post)|; 0: none, large: plain",
           Rule{.min = 0});
-    field("biases", biases, "biases go back with their weights (blended by lerp, else as they were)");
+    field("ridge", ridge,
+          "qk-pro forms: lambda = ridge * trace(G) / dim(G), G = W_K W_K^T; null: 1e-6, and 0.1 for qk-pro-bilinear; large: W_K alone goes back",
+          Rule{.min = 0});
+    field("biases", biases,
+          "biases go back with their weights: blended by lerp, a column of the block in qk-pro-bilinear and procrustes-head, else as they "
+          "were");
     field("qk_norm", qk_norm, "q_norm and k_norm gains go back with W_Q and W_K (parts norms and mixer hold them anyway)");
   }
 };

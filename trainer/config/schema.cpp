@@ -41,6 +41,9 @@ Json field_schema(const Field& field) {
     Json operator()(const std::vector<int64_t>* v) const {
       return {{"type", "array"}, {"items", bounds({{"type", "integer"}}, rule, true)}, {"default", *v}};
     }
+    Json operator()(const std::optional<double>* v) const {
+      return bounds({{"type", {"number", "null"}}, {"default", *v ? Json(**v) : Json(nullptr)}}, rule, false);
+    }
     Json operator()(const LayerChoice* v) const {
       Json list = {{"type", "array"}, {"items", {{"type", "integer"}, {"minimum", 0}}}, {"minItems", 1}, {"uniqueItems", true}};
       return {{"anyOf", {{{"type", "string"}, {"enum", rule.one_of}}, list}}, {"default", v->word}};

@@ -33,7 +33,9 @@ std::string restore_line(const LayerReport& layer) {
     if (change != layer.changes.end()) moved.push_back(word + (" " + fixed(100 * change->second, 3)) + " %");
   }
   std::string text = "  layer " + std::to_string(layer.layer) + "  moved by SFT: " + join(moved);
-  if (layer.rotation) text += "  |R - I| " + scientific(*layer.rotation, 2);
+  if (layer.rotation) text += (layer.free_coordinates ? "  |A - I| " : "  |R - I| ") + scientific(*layer.rotation, 2);
+  if (layer.free_coordinates) text += "  free coordinates of a head " + std::to_string(*layer.free_coordinates);
+  if (layer.corrected) text += "  Q taken back " + fixed(100 * *layer.corrected, 1) + " %  lambda " + scientific(*layer.lambda_max, 1);
   text += "  off the tuned weights " + fixed(100 * layer.residual_before, 3) + " -> " + fixed(100 * layer.residual_after, 3) + " %";
   if (layer.certificate) text += "  gap <= " + scientific(layer.certificate->gap_bound, 1);
   return text;

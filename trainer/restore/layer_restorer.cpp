@@ -6,7 +6,9 @@
 #include <cmath>
 
 #include "ops/procrustes.h"
+#include "trainer/restore/head_gauge.h"
 #include "trainer/restore/lerp.h"
+#include "trainer/restore/ridge.h"
 #include "trainer/restore/selection.h"
 
 namespace qkr {
@@ -109,6 +111,70 @@ void LayerRestorer::procrustes() {
     int64_t row = 0;
     for (size_t i = 0; i < names.size(); row += stack_pre[i++].size(0)) write(names[i], restored.narrow(0, row, stack_pre[i].size(0)));
   }
+  put_back_the_rest();
+}
+
+bool LayerRestorer::has_bias_column() const {
+  const auto has = [&](MixerPart part) { return !layer_.name_of(part, MixerRole::kBias).empty(); };
+  return section_.biases && (has(MixerPart::kQ) || has(MixerPart::kK));
+}
+
+// W_Q or W_K in fp64, before or after the fine-tuning; with `bias` as one more column (zeros where there is none).
+Tensor LayerRestorer::block(MixerPart part, bool tuned, bool bias) const {
+  const auto read = [&](const std::string& name) {
+    check_finite(name);
+    return (tuned ? post(name) : pre(name)).to(at::kDouble);
+  };
+  const Tensor weight = read(layer_.name_of(part, MixerRole::kWeight));  // [rows, d]
+  if (!bias) return weight;
+  const std::string name = layer_.name_of(part, MixerRole::kBias);
+  const Tensor column = name.empty() ? at::zeros({weight.size(0)}, weight.options()) : read(name);
+  return at::cat({weight, column.unsqueeze(1)}, 1);  // [rows, d + 1]
+}
+
+// What block() read, changed: rounded once to the stored dtypes.
+void LayerRestorer::write_block(MixerPart part, const Tensor& value) {
+  const std::string weight = layer_.name_of(part, MixerRole::kWeight), bias = layer_.name_of(part, MixerRole::kBias);
+  const int64_t d = kept_.at(weight).size(1);
+  write(weight, round_once(value.narrow(1, 0, d).contiguous(), kept_.at(weight).scalar_type()));
+  if (value.size(1) > d && !bias.empty()) write(bias, round_once(value.select(1, d).contiguous(), kept_.at(bias).scalar_type()));
+}
+
+// K goes back as it was. The forms on the input side do not touch biases; the one on the head side sees them as a column.
+void LayerRestorer::qk_pro() {
+  const bool by_head = section_.method == "qk-pro-bilinear";
+  const bool bias = by_head && has_bias_column();
+  const Tensor q_pre = block(MixerPart::kQ, false, bias), q_post = block(MixerPart::kQ, true, bias);
+  const Tensor k_pre = block(MixerPart::kK, false, bias);
+  const double ridge = ridge_of(section_);
+  const RidgeResult result = by_head ? ridge_by_head(q_pre, q_post, k_pre, layer_.kv_heads, ridge)
+                                     : ridge_by_input(q_pre, q_post, k_pre, section_.method == "qk-pro" ? 1 : layer_.kv_heads, ridge);
+  Distance back;
+  back.add(result.q, q_post, q_pre - q_post);
+  report.corrected = back.relative();
+  report.lambda_min = result.lambda.min().item<double>();
+  report.lambda_max = result.lambda.max().item<double>();
+  write_block(MixerPart::kQ, result.q);
+  put_back_the_rest();
+}
+
+void LayerRestorer::procrustes_head() {
+  const auto gain = [&](MixerPart part) {
+    const std::string name = layer_.name_of(part, MixerRole::kGain);
+    if (name.empty()) return Tensor();
+    check_finite(name);
+    return section_.qk_norm ? pre(name) : post(name);  // those that the restored layer has
+  };
+  const bool bias = has_bias_column();
+  const Tensor q_pre = block(MixerPart::kQ, false, bias), k_pre = block(MixerPart::kK, false, bias);
+  const HeadGauge gauge = head_gauge(layer_, gain(MixerPart::kQ), gain(MixerPart::kK));
+  const HeadAlignment found = align_heads(q_pre, block(MixerPart::kQ, true, bias), k_pre, block(MixerPart::kK, true, bias),
+                                          layer_.kv_heads, gauge);
+  report.rotation = frobenius(found.a - at::eye(found.a.size(1), found.a.options())) / std::sqrt(found.a.size(0) * found.a.size(1));
+  report.free_coordinates = gauge.free_coordinates;
+  report.certificate = found.certificate;
+  write_block(MixerPart::kQ, turn_heads(found.a, q_pre));
+  write_block(MixerPart::kK, turn_heads(found.a, k_pre));
   put_back_the_rest();
 }
 

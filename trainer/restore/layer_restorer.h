@@ -29,6 +29,8 @@ class LayerRestorer {
   void plain();
   void lerp(double share);
   void procrustes();
+  void qk_pro();  // the three forms
+  void procrustes_head();
 
   // Measures what is to be written, and hands it over.
   std::vector<Write> finish();
@@ -40,6 +42,9 @@ class LayerRestorer {
   at::Tensor post(const std::string& name) const;  // detached
   void check_finite(const std::string& name) const;
   void write(const std::string& name, const at::Tensor& value);
+  at::Tensor block(MixerPart part, bool tuned, bool bias) const;
+  void write_block(MixerPart part, const at::Tensor& value);
+  bool has_bias_column() const;
   void put_back_the_rest();  // what is selected and has no write yet, as it was
   bool is_written(const std::string& name) const;
   void measure_changes();

@@ -39,6 +39,10 @@ nlohmann::json layer_json(const LayerReport& layer) {
   for (const auto& [part, change] : layer.changes) row[part + "_change"] = change;
   add(row, "rotation", layer.rotation);
   add(row, "mu", layer.mu);
+  add(row, "lambda_min", layer.lambda_min);
+  add(row, "lambda_max", layer.lambda_max);
+  add(row, "corrected", layer.corrected);
+  add(row, "free_coordinates", layer.free_coordinates);
   if (layer.certificate) row["certificate"] = certificate_json(*layer.certificate);
   return row;
 }
@@ -56,6 +60,7 @@ nlohmann::json to_json(const RestoreReport& report) {
   const LayerChoice& choice = report.layer_choice;
   out["selected_layers"] = choice.word.empty() ? nlohmann::json(choice.list) : nlohmann::json(choice.word);
   add(out, "anchor", report.anchor);
+  add(out, "ridge", report.ridge);
   add(out, "blend", report.blend);
   drop_non_finite(out);
   return out;

@@ -4,6 +4,7 @@
 
 #include <charconv>
 
+#include "trainer/restore/head_gauge.h"
 #include "trainer/restore/layer_restorer.h"
 #include "trainer/restore/selection.h"
 
@@ -28,14 +29,36 @@ void check_same(const NamedTensors& weights, const Snapshot& snapshot) {
 
 bool is_plain(const std::string& method) { return method == "plain" || method == "q" || method == "k" || method == "qkv"; }
 
-void check_method(const std::string& method) {
-  if (method == "none" || is_plain(method) || method == "procrustes" || blend_of(method)) return;
-  fail("qk_restore.method must be none, plain, procrustes, lerp:A, q, k or qkv, got ", method);
+bool is_qk_pro(const std::string& method) { return method == "qk-pro" || method == "qk-pro-head" || method == "qk-pro-bilinear"; }
+
+void check_method(const RestoreConfigSection& section) {
+  const std::string& method = section.method;
+  const bool of_the_pair = method == "procrustes-head" || is_qk_pro(method);
+  if (of_the_pair && section.parts != "qk") fail("qk_restore.parts must be qk where the method is ", method, ", got ", section.parts);
+  if (of_the_pair || method == "none" || is_plain(method) || method == "procrustes" || blend_of(method)) return;
+  fail("qk_restore.method must be none, plain, procrustes, procrustes-head, qk-pro, qk-pro-head, qk-pro-bilinear, lerp:A, q, k or qkv, got ",
+       method);
+}
+
+void check_gauge(const MixerLayer& layer, const NamedTensors& tensors, bool biases) {
+  const auto gain = [&](MixerPart part) {
+    const std::string name = layer.name_of(part, MixerRole::kGain);
+    return name.empty() ? Tensor() : tensors.at(name);
+  };
+  std::string reason = gauge_refusal(layer, gain(MixerPart::kQ), gain(MixerPart::kK));
+  for (const MixerPart part : {MixerPart::kQ, MixerPart::kK}) {
+    if (reason.empty() && !biases && !layer.name_of(part, MixerRole::kBias).empty()) {
+      reason = concat("layer ", layer.layer, " has q and k biases, which have to turn with their weights, and qk_restore.biases is false");
+    }
+  }
+  if (!reason.empty()) fail("qk_restore.method: procrustes-head must not move the attention logits, but ", reason);
 }
 
 void apply(LayerRestorer& layer, const std::string& method) {
   if (is_plain(method)) layer.plain();
   if (method == "procrustes") layer.procrustes();
+  if (method == "procrustes-head") layer.procrustes_head();
+  if (is_qk_pro(method)) layer.qk_pro();
   if (const std::optional<double> share = blend_of(method)) layer.lerp(*share);
 }
 
@@ -53,9 +76,21 @@ std::optional<double> blend_of(const std::string& method) {
   return share;
 }
 
-RestoreReport restore(NamedTensors& weights, const Snapshot& snapshot, const RestoreConfigSection& section) {
-  check_method(section.method);
+double ridge_of(const RestoreConfigSection& section) {
+  return section.ridge.value_or(section.method == "qk-pro-bilinear" ? 0.1 : 1e-6);
+}
+
+void check_restorable(const Snapshot& snapshot, const RestoreConfigSection& section) {
+  check_method(section);
   check_selection(snapshot.layers(), section, "the snapshot");
+  if (section.method != "procrustes-head") return;
+  for (const MixerLayer& layer : snapshot.layers()) {
+    if (selects_layer(layer, section)) check_gauge(layer, snapshot.tensors(), section.biases);
+  }
+}
+
+RestoreReport restore(NamedTensors& weights, const Snapshot& snapshot, const RestoreConfigSection& section) {
+  check_restorable(snapshot, section);
   check_same(weights, snapshot);
   at::NoGradGuard no_grad;
   RestoreReport report;
@@ -63,6 +98,7 @@ RestoreReport restore(NamedTensors& weights, const Snapshot& snapshot, const Res
   report.layer_choice = section.layers;
   report.parts = selected_parts(section);
   if (section.method == "procrustes") report.anchor = section.anchor;
+  if (is_qk_pro(section.method)) report.ridge = ridge_of(section);
   report.blend = blend_of(section.method);
   report.snapshot_sha256 = snapshot.digest();
   std::vector<Write> writes;

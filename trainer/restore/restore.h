@@ -29,9 +29,12 @@ struct LayerReport {
   std::map<std::string, double> changes;  // q, k, v, o, gates, norms, as far as the snapshot holds them: ||post - pre|| / ||pre||
   double residual_before = 0;             // ||W_pre - W_post|| / ||W_post||: what a plain copy is away from the tuned weights
   double residual_after = 0;              // ||W_restored - W_post|| / ||W_post||
-  std::optional<double> rotation;         // procrustes: ||R - I||_F / sqrt(d)
+  std::optional<double> rotation;         // procrustes: ||R - I||_F / sqrt(d); procrustes-head: ||A - I||_F / sqrt(KV D)
   std::optional<double> mu;               // procrustes: anchor * mean|diag(W_pre^T W_post)|
-  std::optional<PolarCertificate> certificate;  // procrustes
+  std::optional<PolarCertificate> certificate;  // procrustes; procrustes-head: the worst KV head's, none where only phases and signs turn
+  std::optional<double> lambda_min, lambda_max;  // qk-pro forms: the absolute ridge, over the KV heads where they have one each
+  std::optional<double> corrected;               // qk-pro forms: ||Q_restored - Q_post|| / ||Q_pre - Q_post||: 1 is plain, 0 is K alone
+  std::optional<int64_t> free_coordinates;       // procrustes-head: of head_dim, those that more than a change of sign is exact for
   std::vector<std::string> written;             // names of the tensors that were written
 };
 
@@ -40,6 +43,7 @@ struct RestoreReport {
   LayerChoice layer_choice;
   std::string parts;             // that the method worked on: qkv for the control qkv
   std::optional<double> anchor;  // procrustes
+  std::optional<double> ridge;   // qk-pro forms, relative
   std::optional<double> blend;   // lerp: the A of W_pre + A (W_post - W_pre)
   std::vector<LayerReport> layers;
   std::string snapshot_sha256;
@@ -52,11 +56,21 @@ struct RestoreReport {
 //   lerp:A      W_pre + A (W_post - W_pre) for every selected tensor, biases and gains too (trainer/restore/lerp.h)
 //   procrustes  W_pre R with one R a layer, shared by all selected weights that read the layer's input (ops/procrustes.h),
 //               anchor from the section; W_O, biases and gains as they were
+//   qk-pro, qk-pro-head, qk-pro-bilinear   K_pre, and Q corrected by a ridge (trainer/restore/ridge.h), ridge from the section
+//   procrustes-head   A Q_pre and A K_pre with an orthogonal A a KV head that leaves the logits as plain has them, nearest to the
+//               tuned weights (trainer/restore/head_gauge.h); refused by check_restorable
 // Which layers and tensors: section.layers, parts, biases and qk_norm (trainer/restore/selection.h).
 // All is computed before anything is written. Throws Error (bad input) naming the tensor if a name, shape or dtype of the
 // snapshot is not the model's or the snapshot lacks what is selected, and (run failed) if weights that are computed with
 // hold NaN or Inf.
 RestoreReport restore(NamedTensors& weights, const Snapshot& snapshot, const RestoreConfigSection& section);
+
+// Throws Error (bad input) with the reason if the method cannot work on a selected layer of the snapshot: what restore() checks
+// first, for those who do not want to train before they learn it. The QK-norm gains that count are the snapshot's.
+void check_restorable(const Snapshot& snapshot, const RestoreConfigSection& section);
+
+// section.ridge, or the method's default: 1e-6, for qk-pro-bilinear 0.1.
+double ridge_of(const RestoreConfigSection& section);
 
 // The A of "lerp:A", nothing for another method. Throws Error if A is not a number from 0 to 1.
 std::optional<double> blend_of(const std::string& method);
