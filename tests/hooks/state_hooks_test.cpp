@@ -186,6 +186,32 @@ TEST(RestoreHook, ProcrustesWritesItsCertificateAndLandsBetween) {
   EXPECT_NE(out.str().find("|R - I|"), std::string::npos) << out.str();
 }
 
+// restore.json and the console say what was done in each method's own terms.
+TEST(RestoreHook, EveryMethodTellsWhatItDid) {
+  struct Case {
+    const char *method, *model, *key, *line;
+  };
+  for (const Case c : {Case{"lerp:0.5", "hypenet-tiny", "residual_after", "restore lerp:0.5: W_Q and W_K of 2 softmax layers"},
+                       {"qkv", "hypenet-tiny", "v_change", "restore qkv: W_Q, W_K and W_V of 2 softmax layers"},
+                       {"qk-pro", "qwen2-tiny", "corrected", "  Q taken back "},
+                       {"qk-pro-bilinear", "hypenet-tiny", "lambda_max", "  lambda "},
+                       {"procrustes-head", "qwen2-tiny", "free_coordinates", "  |A - I| "}}) {
+    const TmpDir dir;
+    std::ostringstream out;
+    Console console(out, "off");
+    const Restored r = restored(dir, c.method, c.model, console);
+    EXPECT_EQ(r.json.at("method"), c.method);
+    EXPECT_TRUE(r.json.at("layers")[0].at(c.key).is_number()) << c.method;
+    EXPECT_NE(out.str().find(c.line), std::string::npos) << out.str();
+    EXPECT_FALSE(r.json.at("layers")[0].at("written").empty());
+    for (const auto& layer : r.json.at("layers")) {
+      for (const std::string name : layer.at("written")) {
+        EXPECT_EQ(r.run->state.optim.at("master_low." + name).count_nonzero().item<int64_t>(), 0) << name;
+      }
+    }
+  }
+}
+
 TEST(RestoreHook, LeavesAStoppedRunAlone) {
   const TmpDir dir;
   std::ostringstream out;
