@@ -18,7 +18,7 @@ help:
 	@echo "make demo        install what is missing, build, run examples/tiny on the CPU"
 	@echo "make test        install what is missing, build, run every test"
 	@echo "make test-asan   the same tests under AddressSanitizer and UBSan (its own build tree)"
-	@echo "make build       sft-train, niah-probe, libqk_restore_ops.so in $(BUILD)/"
+	@echo "make build       sft-train, niah-probe, qk-restore, libqk_restore_ops.so in $(BUILD)/"
 	@echo "make gpu-bundle  binaries and fixtures for a GPU machine, in $(BUILD)/gpu-bundle"
 	@echo "make format      clang-format on what is ours"
 
@@ -36,7 +36,7 @@ $(BUILD)/build.ninja: $(VENV)/.ready scripts/configure.sh
 
 build: configure
 	@echo "== building into $(BUILD)/ ($(JOBS) jobs)"
-	@ninja -C $(BUILD) -j $(JOBS) sft-train niah-probe qk_restore_ops
+	@ninja -C $(BUILD) -j $(JOBS) sft-train niah-probe qk-restore qk_restore_ops
 
 demo: build
 	@scripts/demo.sh $(BIN)

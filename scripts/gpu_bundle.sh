@@ -6,7 +6,7 @@ build=$1
 out=$build/gpu-bundle
 rm -rf "$out"
 mkdir -p "$out/bin" "$out/lib" "$out/tests/data"
-for program in sft-train niah-probe test_ops test_restore test_model test_loop test_e2e; do
+for program in sft-train niah-probe qk-restore test_ops test_restore test_model test_loop test_e2e; do
   [[ -x $build/bin/$program ]] && strip -o "$out/bin/$program" "$build/bin/$program"
 done
 strip -o "$out/lib/libqk_restore_ops.so" "$build/lib/libqk_restore_ops.so"
