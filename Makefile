@@ -10,14 +10,13 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Waiting OpenMP threads sleep instead of spinning: on a busy machine small models are ten times faster so.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: all build deps configure demo test test-asan gpu-bundle format clean help
+.PHONY: all build deps configure demo test gpu-bundle format clean help
 
 all: build
 
 help:
 	@echo "make demo        install what is missing, build, run examples/tiny on the CPU"
 	@echo "make test        install what is missing, build, run every test"
-	@echo "make test-asan   the same tests under AddressSanitizer and UBSan (its own build tree)"
 	@echo "make build       sft-train, niah-probe, qk-restore, libqk_restore_ops.so in $(BUILD)/"
 	@echo "make gpu-bundle  binaries and fixtures for a GPU machine, in $(BUILD)/gpu-bundle"
 	@echo "make format      clang-format on what is ours"
@@ -47,12 +46,6 @@ test: configure
 	@echo "== running the tests"
 	@ctest --test-dir $(BUILD) --output-on-failure
 
-# Torch itself is not instrumented, so leak detection and container checks at its border are off.
-test-asan: $(VENV)/.ready
-	@scripts/configure.sh $(BUILD)-asan -DQKR_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo -DQKR_CUDA=OFF
-	@ninja -C $(BUILD)-asan -j $(JOBS)
-	@ASAN_OPTIONS=detect_leaks=0:detect_container_overflow=0 ctest --test-dir $(BUILD)-asan --output-on-failure
-
 gpu-bundle: configure
 	@ninja -C $(BUILD) -j $(JOBS)
 	@scripts/gpu_bundle.sh $(BUILD)
@@ -61,4 +54,4 @@ format:
 	@git ls-files 'csrc/*' 'ops/*' 'trainer/*' 'tests/*' | grep -E '\.(h|cpp|cu|cuh)$$' | xargs clang-format-14 -i
 
 clean:
-	rm -rf $(BUILD)/{CMakeCache.txt,CMakeFiles,build.ninja,bin,lib,cargo} $(BUILD)-asan
+	rm -rf $(BUILD)/{CMakeCache.txt,CMakeFiles,build.ninja,bin,lib,cargo}
