@@ -4,6 +4,7 @@
 #include <iostream>
 #include <regex>
 
+#include "trainer/apps/command_line.h"
 #include "trainer/apps/process.h"
 #include "trainer/apps/session.h"
 #include "trainer/config/parse.h"
@@ -92,11 +93,5 @@ int main(int argc, char** argv) {
   app.add_option("--dtype", o.dtype, "bfloat16 or float32")->check(CLI::IsMember({"bfloat16", "float32"}));
   app.add_option("--attn-logits-scaling", o.logits_scaling, "HypeNet: checkpoint, null, \"hype A\" or a factor");
   app.footer("Exit codes: 0 done, 1 failed, 2 usage or input.");
-  app.failure_message([](const CLI::App*, const CLI::Error& error) { return qkr::usage_line("niah-probe", error.what()); });
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : static_cast<int>(qkr::ExitCode::kBadInput);
-  }
-  return qkr::guarded("niah-probe", [&] { return run(o); });
+  return qkr::parse_and_run(app, "niah-probe", argc, argv, [&] { return run(o); });
 }

@@ -33,10 +33,11 @@ void check_output(Prepared& p, bool resume) {
 // Room for the model (twice if the tuned one is kept too) and for the checkpoints that stay, plus the one being written.
 void check_disk(const Prepared& p) {
   const int64_t parameters = parameter_count(p.source.architecture);
-  const int64_t weight = p.config.model.dtype == "bfloat16" ? 2 : 4, state = p.config.model.dtype == "bfloat16" ? 12 : 12;
+  const int64_t weight = p.config.model.dtype == "bfloat16" ? 2 : 4;
+  constexpr int64_t kState = 12;  // of a checkpoint: two fp32 moments, and an fp32 weight whole or in its two halves
   const int64_t models = p.config.save_sft_model ? 2 : 1;
   const int64_t checkpoints = p.config.checkpoint.every > 0 ? p.config.checkpoint.keep + 1 : 1;
-  need_free_bytes(p.config.output, parameters * (models * weight + checkpoints * state), "the model and the checkpoints");
+  need_free_bytes(p.config.output, parameters * (models * weight + checkpoints * kState), "the model and the checkpoints");
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <iostream>
 #include <regex>
 
+#include "trainer/apps/command_line.h"
 #include "trainer/apps/offline.h"
 #include "trainer/apps/process.h"
 #include "trainer/config/parse.h"
@@ -85,11 +86,5 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"tensors", "files"}));
   app.add_option("--device", o.device, "auto, cpu or cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   app.footer("Exit codes: 0 done, 1 failed, 2 usage or input.");
-  app.failure_message([](const CLI::App*, const CLI::Error& error) { return qkr::usage_line("qk-restore", error.what()); });
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : static_cast<int>(qkr::ExitCode::kBadInput);
-  }
-  return qkr::guarded("qk-restore", [&] { return run(o, f); });
+  return qkr::parse_and_run(app, "qk-restore", argc, argv, [&] { return run(o, f); });
 }

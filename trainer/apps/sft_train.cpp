@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <iostream>
 
+#include "trainer/apps/command_line.h"
 #include "trainer/apps/process.h"
 #include "trainer/apps/session.h"
 #include "trainer/config/parse.h"
@@ -83,11 +84,5 @@ int main(int argc, char** argv) {
   app.add_flag("--help-config", options.help_config, "list every key of the configuration");
   app.add_flag("--config-schema", options.schema, "print a JSON Schema of the configuration, for editors");
   app.footer("Exit codes: 0 done, 1 run failed, 2 usage, configuration or input, 4 stopped by a signal after saving.");
-  app.failure_message([](const CLI::App*, const CLI::Error& error) { return qkr::usage_line("sft-train", error.what()); });
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : static_cast<int>(qkr::ExitCode::kBadInput);
-  }
-  return qkr::guarded("sft-train", [&] { return run(options); });
+  return qkr::parse_and_run(app, "sft-train", argc, argv, [&] { return run(options); });
 }
