@@ -42,25 +42,11 @@ std::set<std::string> written(const RestoreReport& report) {
   return names;
 }
 
-// Before and after training, and the snapshot of before.
-struct Scene {
-  NamedTensors pre, post;
-  Snapshot snapshot;
-};
-
-Scene scene(at::ScalarType dtype, at::Device device) {
-  NamedTensors weights = random_weights(dtype, device);
-  NamedTensors pre = clone(weights);
-  Snapshot snapshot = take_snapshot(weights, softmax_layers());
-  tune(weights);
-  return {pre, weights, snapshot};
-}
-
 class Restore : public DeviceTest {};
 
 TEST_P(Restore, PlainGivesBackTheBytesOfQKAndBiasesAlone) {
   at::manual_seed(1);
-  const Scene s = scene(at::kBFloat16, device());
+  const Scene s = scene(at::kBFloat16, device(), softmax_layers());
   NamedTensors weights = clone(s.post);
   const Tensor live = weights.at(layer_names(0).q_weight);
   const RestoreReport report = restore(weights, s.snapshot, section("plain"));
@@ -82,7 +68,7 @@ TEST_P(Restore, PlainGivesBackTheBytesOfQKAndBiasesAlone) {
 
 TEST_P(Restore, FlagsChooseBiasesAndGains) {
   at::manual_seed(2);
-  const Scene s = scene(at::kFloat, device());
+  const Scene s = scene(at::kFloat, device(), softmax_layers());
   for (const std::string method : {"plain", "procrustes"}) {
     for (const bool biases : {false, true}) {
       for (const bool gains : {false, true}) {
@@ -106,7 +92,7 @@ TEST_P(Restore, FlagsChooseBiasesAndGains) {
 
 TEST_P(Restore, NoneWritesNothingAndStillMeasures) {
   at::manual_seed(3);
-  const Scene s = scene(at::kFloat, device());
+  const Scene s = scene(at::kFloat, device(), softmax_layers());
   NamedTensors weights = clone(s.post);
   const RestoreReport report = restore(weights, s.snapshot, section("none"));
   EXPECT_TRUE(changed(weights, s.post).empty());
@@ -157,7 +143,7 @@ TEST_P(Restore, PlantedRotationIsRecoveredWithoutAnAnchor) {
 TEST_P(Restore, AFarAnchorIsPlain) {
   at::manual_seed(6);
   for (const at::ScalarType dtype : {at::kBFloat16, at::kFloat}) {
-    const Scene s = scene(dtype, device());
+    const Scene s = scene(dtype, device(), softmax_layers());
     NamedTensors weights = clone(s.post);
     restore(weights, s.snapshot, section("procrustes", 1e12));
     for (const RoutingTensors& layer : softmax_names()) {
@@ -169,7 +155,7 @@ TEST_P(Restore, AFarAnchorIsPlain) {
 // One R a layer: q and k of the result are q_pre R and k_pre R with the same R, written out here in fp64.
 TEST_P(Restore, QAndKShareOneRotationWithTheAnchorOfTheLayer) {
   at::manual_seed(7);
-  const Scene s = scene(at::kFloat, device());
+  const Scene s = scene(at::kFloat, device(), softmax_layers());
   NamedTensors weights = clone(s.post);
   const double anchor = 0.1;
   const RestoreReport report = restore(weights, s.snapshot, section("procrustes", anchor));
@@ -204,7 +190,7 @@ TEST_P(Restore, QAndKShareOneRotationWithTheAnchorOfTheLayer) {
 
 TEST_P(Restore, RefusesBeforeWritingAnything) {
   at::manual_seed(8);
-  const Scene s = scene(at::kFloat, device());
+  const Scene s = scene(at::kFloat, device(), softmax_layers());
   const std::string k = layer_names(2).k_weight;  // of the last layer: the first one must not have been written by then
   const auto message_with = [&](const std::string& method, const Tensor& odd) {
     NamedTensors weights = clone(s.post);
@@ -244,7 +230,7 @@ TEST_P(Restore, LayersWithoutBiasesAndGains) {
 
 TEST_P(Restore, TwoRunsAreBitEqualAndWeightsMayRequireGrad) {
   at::manual_seed(10);
-  const Scene s = scene(at::kFloat, device());
+  const Scene s = scene(at::kFloat, device(), softmax_layers());
   NamedTensors a = clone(s.post), b = clone(s.post);
   for (const auto& [name, tensor] : a) Tensor(tensor).requires_grad_(true);
   const RestoreReport first = restore(a, s.snapshot, section("procrustes"));
@@ -255,7 +241,7 @@ TEST_P(Restore, TwoRunsAreBitEqualAndWeightsMayRequireGrad) {
 
 TEST_P(Restore, JsonHoldsTheReport) {
   at::manual_seed(11);
-  const Scene s = scene(at::kBFloat16, device());
+  const Scene s = scene(at::kBFloat16, device(), softmax_layers());
   NamedTensors weights = clone(s.post);
   const RestoreReport report = restore(weights, s.snapshot, section("procrustes", 0.25));
   const nlohmann::json json = nlohmann::json::parse(to_json(report).dump());

@@ -106,24 +106,11 @@ RestoreConfigSection section(const std::string& method, std::optional<double> ri
   return s;
 }
 
-struct Scene {
-  NamedTensors pre, post;
-  Snapshot snapshot;
-};
-
-Scene scene(at::ScalarType dtype, at::Device device) {
-  NamedTensors weights = random_weights(dtype, device);
-  NamedTensors pre = clone(weights);
-  Snapshot snapshot = take_snapshot(weights, all_layers());
-  tune(weights);
-  return {pre, weights, snapshot};
-}
-
 class QkPro : public DeviceTest {};
 
 TEST_P(QkPro, WritesKAsItWasAndQCorrected) {
   at::manual_seed(35);
-  const Scene s = scene(at::kFloat, device());
+  const Scene s = scene(at::kFloat, device(), all_layers());
   for (const std::string method : {"qk-pro", "qk-pro-head", "qk-pro-bilinear"}) {
     NamedTensors weights = clone(s.post);
     const RestoreReport report = restore(weights, s.snapshot, section(method));
@@ -151,7 +138,7 @@ TEST_P(QkPro, WritesKAsItWasAndQCorrected) {
 TEST_P(QkPro, BilinearGoesFromPlainToKAloneBiasesIncluded) {
   at::manual_seed(36);
   for (const at::ScalarType dtype : {at::kBFloat16, at::kFloat}) {
-    const Scene s = scene(dtype, device());
+    const Scene s = scene(dtype, device(), all_layers());
     NamedTensors zero = clone(s.post), plain = clone(s.post), far = clone(s.post), key = clone(s.post);
     restore(zero, s.snapshot, section("qk-pro-bilinear", 0));
     restore(plain, s.snapshot, section("plain"));
@@ -178,7 +165,7 @@ TEST_P(QkPro, ANeverTunedModelIsAFixedPointBitForBit) {
 
 TEST_P(QkPro, RefusesOtherPartsAndWhatIsNotFinite) {
   at::manual_seed(38);
-  const Scene s = scene(at::kFloat, device());
+  const Scene s = scene(at::kFloat, device(), all_layers());
   NamedTensors weights = clone(s.post);
   RestoreConfigSection config = section("qk-pro");
   config.parts = "v";

@@ -151,25 +151,12 @@ TEST(Selection, RefusesWithTheReason) {
   EXPECT_EQ(message(softmax_layers(), section("none", "gates")), "");
 }
 
-struct Scene {
-  NamedTensors pre, post;
-  Snapshot snapshot;  // of everything
-};
-
-Scene scene(at::ScalarType dtype, at::Device device) {
-  NamedTensors weights = random_weights(dtype, device);
-  NamedTensors pre = clone(weights);
-  Snapshot snapshot = take_snapshot(weights, all_layers());
-  tune(weights);
-  return {pre, weights, snapshot};
-}
-
 class Selected : public DeviceTest {};
 
 // Every method over every layer set and part: what is selected is written, and nothing else moves.
 TEST_P(Selected, WritesWhatIsSelectedAndNothingElse) {
   at::manual_seed(21);
-  const Scene s = scene(at::kFloat, device());
+  const Scene s = scene(at::kFloat, device(), all_layers());
   for (const std::string method : {"plain", "lerp:0.5", "procrustes", "q", "k", "qkv"}) {
     for (const std::string parts : {"qk", "q", "v", "o", "gates", "norms", "mixer"}) {
       for (const std::string layers : {"softmax", "linear", "all"}) {
@@ -195,7 +182,7 @@ TEST_P(Selected, WritesWhatIsSelectedAndNothingElse) {
 TEST_P(Selected, LerpZeroIsPlainAndOneIsTunedByteForByte) {
   at::manual_seed(22);
   for (const at::ScalarType dtype : {at::kBFloat16, at::kFloat}) {
-    const Scene s = scene(dtype, device());
+    const Scene s = scene(dtype, device(), all_layers());
     NamedTensors zero = clone(s.post), plain = clone(s.post), one = clone(s.post);
     restore(zero, s.snapshot, section("lerp:0", "mixer", "all"));
     restore(plain, s.snapshot, section("plain", "mixer", "all"));
@@ -228,7 +215,7 @@ TEST_P(Selected, LerpRoundsOnceAndKeepsWhatDidNotMove) {
 
 TEST_P(Selected, ReportSaysWhatWasDone) {
   at::manual_seed(24);
-  const Scene s = scene(at::kFloat, device());
+  const Scene s = scene(at::kFloat, device(), all_layers());
   NamedTensors weights = clone(s.post);
   const nlohmann::json json = to_json(restore(weights, s.snapshot, section("lerp:0.25", "v", "all")));
   EXPECT_EQ(json.at("method"), "lerp:0.25");

@@ -81,4 +81,18 @@ inline void tune(NamedTensors& weights) {
   }
 }
 
+// Before and after training, and a snapshot of before that holds `layers`.
+struct Scene {
+  NamedTensors pre, post;
+  Snapshot snapshot;
+};
+
+inline Scene scene(at::ScalarType dtype, at::Device device, const std::vector<MixerLayer>& layers) {
+  NamedTensors weights = random_weights(dtype, device);
+  NamedTensors pre = clone(weights);
+  Snapshot snapshot = take_snapshot(weights, layers);
+  tune(weights);
+  return {pre, weights, snapshot};
+}
+
 }  // namespace qkr::test
