@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Waiting OpenMP threads sleep instead of spinning: on a busy machine small models are ten times faster so.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: all build deps configure demo test gpu-bundle format clean help
+.PHONY: all build deps configure demo test bench gpu-bundle format clean help
 
 all: build
 
@@ -18,6 +18,7 @@ help:
 	@echo "make demo        install what is missing, build, run examples/tiny on the CPU"
 	@echo "make test        install what is missing, build, run every test"
 	@echo "make build       sft-train, niah-probe, qk-restore, libqk_restore_ops.so in $(BUILD)/"
+	@echo "make bench       our operators against their peers, on the GPU if there is one; BENCH='--benchmark_filter=polar'"
 	@echo "make gpu-bundle  binaries and fixtures for a GPU machine, in $(BUILD)/gpu-bundle"
 	@echo "make format      clang-format on what is ours"
 
@@ -45,6 +46,10 @@ test: configure
 	@ninja -C $(BUILD) -j $(JOBS)
 	@echo "== running the tests"
 	@ctest --test-dir $(BUILD) --output-on-failure
+
+bench: configure
+	@ninja -C $(BUILD) -j $(JOBS) bench_ops
+	@$(BIN)/bench_ops $(BENCH)
 
 gpu-bundle: configure
 	@ninja -C $(BUILD) -j $(JOBS)

@@ -4,7 +4,7 @@
 set -euo pipefail
 venv=$1
 
-packages=(g++ ccache mold pkg-config libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libssl-dev libgtest-dev libgmock-dev python3-venv)
+packages=(g++ ccache mold pkg-config libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libssl-dev libgtest-dev libgmock-dev libbenchmark-dev python3-venv)
 missing=()
 if command -v dpkg-query >/dev/null; then
   for package in "${packages[@]}"; do

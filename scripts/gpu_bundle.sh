@@ -6,9 +6,10 @@ build=$1
 out=$build/gpu-bundle
 rm -rf "$out"
 mkdir -p "$out/bin" "$out/lib" "$out/tests/data"
-for program in sft-train niah-probe qk-restore test_ops test_restore test_model test_loop test_e2e; do
+for program in sft-train niah-probe qk-restore test_ops test_restore test_model test_loop test_e2e bench_ops; do
   [[ -x $build/bin/$program ]] && strip -o "$out/bin/$program" "$build/bin/$program"
 done
+cp -L "$(ldd "$build/bin/bench_ops" | awk '/libbenchmark/ {print $3}')" "$out/lib/"  # Debian has no archive of it
 strip -o "$out/lib/libqk_restore_ops.so" "$build/lib/libqk_restore_ops.so"
 cp -r tests/data/models "$out/tests/data/"
 cp -r configs examples "$out/"
