@@ -19,7 +19,7 @@ enum PolarColumn : int64_t {
   kPolarIterations = 3,     // Newton-Schulz steps; 0 where the SVD was the method
   kPolarGapBound = 4,       // the bound above over tr H; infinite without the Cholesky factor
   kPolarFallback = 5,       // 1: the iteration did not certify, this matrix went to the SVD
-  kPolarKappa = 6,  // condition number of M, an estimate (a factor of 2) that saturates near 1e11; NaN if unknown
+  kPolarKappa = 6,          // condition number of M, an estimate (a factor of 2) that saturates near 1e13; NaN if unknown
   kPolarFlags = 7,  // sum of PolarFlag
   kPolarColumns = 8,
 };
@@ -42,8 +42,8 @@ struct PolarCertificate {
 PolarCertificate read_certificate(const at::Tensor& row);  // [8] float64, any device
 
 // r = the polar factor of M = m + anchor * mean|diag m| * I, for each matrix; det r has the sign of det M. On the CPU by
-// LAPACK's SVD, on CUDA by a certified Newton-Schulz iteration in fp64 (ops/polar_iteration.h) with cuSOLVER's SVD for a matrix
-// that fails. CUDA calls wait for the device. Deterministic; no derivative.
+// LAPACK's SVD, on CUDA by a certified Newton-Schulz iteration in fp64, one block a matrix up to n = 128 (csrc/polar) and
+// matrix products above (ops/polar_iteration.h), with cuSOLVER's SVD for a matrix that fails. CUDA calls wait for the device. Deterministic; no derivative.
 // Throws if m holds NaN or Inf, naming the matrix.
 std::tuple<at::Tensor, at::Tensor>  // r [..., n, n] of m's dtype; certificate [..., 8] float64
 polar(const at::Tensor& m,          // [..., n, n] fp32 or fp64

@@ -1,9 +1,14 @@
 #include <ATen/ATen.h>
+#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cusolverDn.h>
 #include <torch/library.h>
 
+#include <algorithm>
+
+#include "csrc/polar/launch.h"
+#include "ops/polar.h"
 #include "ops/polar_iteration.h"
 
 namespace qkr {
@@ -62,12 +67,49 @@ std::tuple<Tensor, Tensor, Tensor> cusolver_svd(const Tensor& m) {
   return {u, s, vh};
 }
 
+// A guess of sigma_min over its bound: that of a square Gaussian matrix, whose smallest singular value is about 1 / sqrt(n)
+// and whose bound is about n / 3. Too bold or too shy costs steps only (csrc/polar/params.h).
+double first_guess(int64_t n) { return std::min(1e-3, 0.1 / static_cast<double>(n)); }
+
+template <class T>
+void run_head(const Tensor& m, double anchor, const Tensor& r, const Tensor& certificate) {
+  const NewtonSchulzOptions options{.sigma_min = first_guess(m.size(-1))};
+  const PolarHeadParams<T> p{m.const_data_ptr<T>(),      r.mutable_data_ptr<T>(), certificate.mutable_data_ptr<double>(),
+                             certificate.numel() / kPolarColumns, static_cast<int>(m.size(-1)), anchor, options.sigma_min,
+                             options.max_steps};
+  C10_CUDA_CHECK(launch_polar_head(p, c10::cuda::getCurrentCUDAStream()));
+}
+
+// Small matrices: the whole iteration and the certificate in one kernel. What fails there goes to the SVD, alone.
+std::tuple<Tensor, Tensor> polar_head(const Tensor& m, double anchor) {
+  const Tensor dense = m.contiguous();
+  std::vector<int64_t> rows = m.sizes().slice(0, m.dim() - 2).vec();
+  rows.push_back(kPolarColumns);
+  const Tensor r = at::empty_like(dense), certificate = at::empty(rows, m.options().dtype(at::kDouble));
+  dense.scalar_type() == at::kFloat ? run_head<float>(dense, anchor, r, certificate)
+                                    : run_head<double>(dense, anchor, r, certificate);
+  const int64_t n = m.size(-1);
+  const Tensor certificates = certificate.view({-1, kPolarColumns});
+  const std::vector<int64_t> failed = failed_matrices(certificates.cpu(), m.sizes().slice(0, m.dim() - 2));
+  if (!failed.empty()) {
+    const Tensor where = at::tensor(failed, at::kLong).to(m.device());
+    const PolarSolution again =
+        polar_by_svd(polar_problem(dense.view({-1, n, n}).index_select(0, where), anchor), cusolver_svd);
+    again.certificate.select(1, kPolarFallback).fill_(1);
+    again.certificate.select(1, kPolarIterations).copy_(certificates.index_select(0, where).select(1, kPolarIterations));
+    r.view({-1, n, n}).index_copy_(0, where, again.r.to(r.scalar_type()));
+    certificates.index_copy_(0, where, again.certificate);
+  }
+  return {r, certificate};
+}
+
 std::tuple<Tensor, Tensor> polar_cuda(const Tensor& m, double anchor) {
   check_polar(m, anchor);
   const c10::cuda::CUDAGuard device(m.device());
-  // An anchor bounds the condition number, by 1e3 on real layers; without one nothing does. Too bold a guess costs steps only.
-  constexpr double kAnchored = 1e-3;
-  const NewtonSchulzOptions options{.sigma_min = anchor >= kAnchored ? 1e-4 : 1e-8};
+  if (m.numel() > 0 && polar_head_serves(static_cast<int>(std::min<int64_t>(m.size(-1), kPolarHeadMaxN + 1)))) {
+    return polar_head(m, anchor);
+  }
+  const NewtonSchulzOptions options{.sigma_min = first_guess(m.size(-1))};
   return polar_results(m, polar_by_iteration(polar_problem(m, anchor), options, cusolver_svd));
 }
 

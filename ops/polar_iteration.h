@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <tuple>
+#include <vector>
 
 namespace qkr {
 
@@ -37,13 +38,19 @@ std::tuple<at::Tensor, bool> polar_from_svd(const at::Tensor& m, const SvdOfOne&
 
 PolarSolution polar_by_svd(const PolarProblem& problem, const SvdOfOne& svd);
 
+// X^T X - I for each matrix of x [B, n, n], dense. Where n is a multiple of 4 tiles, only what is on and below the diagonal tiles is
+// multiplied, 10/16 of the whole, in three launches of n / 4 x n / 4 x n or larger products; the rest is the mirror image.
+at::Tensor gram_minus_identity(const at::Tensor& x, int64_t tile);
+
 struct NewtonSchulzOptions {
-  double sigma_min =
-      1e-8;  // guess of the smallest singular value over the bound; too large only costs plain steps at the end
-  int max_steps = 40;  // at 1e-8 this reaches kappa 1e10; rounding noise in a null space stays below 1e-6 until then
+  double sigma_min = 1e-3;  // first guess of the smallest singular value over the bound: Note [A guess that mends itself]
+  int max_steps = 40;       // reaches kappa 1e10; rounding noise in a null space stays below 1e-6 until then
 };
 
-// The interval-optimal scaled cubic iteration; each matrix stops by itself. Whatever does not converge or certify goes through
+// Indices of the matrices whose row of a certificate [B, 8] (on the CPU) proves nothing. Throws, naming the matrix, if one was not finite.
+std::vector<int64_t> failed_matrices(const at::Tensor& certificate, at::IntArrayRef batch);
+
+// The interval-optimal scaled cubic iteration (formulas and schedule: csrc/polar/params.h); each matrix stops by itself. Whatever does not converge or certify goes through
 // `svd`, alone. Waits for the device once a step.
 PolarSolution polar_by_iteration(const PolarProblem& problem, const NewtonSchulzOptions& options, const SvdOfOne& svd);
 
