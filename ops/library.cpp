@@ -14,4 +14,30 @@ TORCH_LIBRARY(qk_restore, m) {
 
   // r = polar(w_pre^T w_post, anchor) [d, d] float64, restored = w_pre r [rows, d] rounded once to w_pre's dtype.
   m.def("procrustes(Tensor w_pre, Tensor w_post, float anchor) -> (Tensor restored, Tensor r, Tensor certificate)");
+
+  // Rows [..., D], one pass each. rms_norm: round(x / rms(x)) * weight; add_rms_norm: of sum = x + added, and the sum;
+  // gated_rms_norm: times sigmoid(gate). The halves take at most one of added and gate; what is absent comes back as [0].
+  m.def("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor");
+  m.def("add_rms_norm(Tensor x, Tensor added, Tensor weight, float eps) -> (Tensor normed, Tensor sum)");
+  m.def("gated_rms_norm(Tensor x, Tensor gate, Tensor weight, float eps) -> Tensor");
+  m.def("_rms_norm_fwd(Tensor x, Tensor? added, Tensor? gate, Tensor weight, float eps) -> (Tensor y, Tensor sum)");
+  m.def(
+      "_rms_norm_bwd(Tensor grad_y, Tensor? grad_sum, Tensor h, Tensor? gate, Tensor weight, float eps) -> "
+      "(Tensor grad_h, Tensor grad_gate, Tensor grad_weight)");
+
+  // x [N, H, D] normed per head (weight), rotated (cos, sin [N, D/2]), times factor [N]: each where it is given.
+  m.def("qk_norm_rope(Tensor x, Tensor? weight, Tensor? cos, Tensor? sin, Tensor? factor, float eps) -> Tensor");
+  m.def(
+      "_qk_norm_rope_bwd(Tensor grad, Tensor x, Tensor? weight, Tensor? cos, Tensor? sin, Tensor? factor, float eps) -> "
+      "(Tensor grad_x, Tensor grad_weight)");
+
+  // silu(gate) * x and sigmoid(gate) * x, the activation rounded first.
+  m.def("swiglu(Tensor gate, Tensor x) -> Tensor");
+  m.def("sigmoid_gate(Tensor gate, Tensor x) -> Tensor");
+  m.def("_swiglu_bwd(Tensor grad, Tensor gate, Tensor x) -> (Tensor grad_gate, Tensor grad_x)");
+  m.def("_sigmoid_gate_bwd(Tensor grad, Tensor gate, Tensor x) -> (Tensor grad_gate, Tensor grad_x)");
+
+  // weight[tokens], and the gradient of weight [vocabulary, D] from that of the rows: deterministic.
+  m.def("embed_tokens(Tensor weight, Tensor tokens) -> Tensor");
+  m.def("embedding_grad(Tensor grad, Tensor tokens, int vocabulary) -> Tensor");
 }

@@ -1,0 +1,114 @@
+#include "csrc/core/pack16.cuh"
+#include "csrc/embedding_grad/launch.h"
+
+namespace qkr {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kAtOnce = 8;  // loads of a thread under way together
+
+template <class T>
+__device__ inline bool same_run(const EmbeddingGradParams<T>& p, int64_t a, int64_t b) {
+  return a >= 0 && b < p.count && p.tokens[a] == p.tokens[b];
+}
+
+template <class T>
+__device__ inline T* row_of(const EmbeddingGradParams<T>& p, int64_t token) {
+  return token >= 0 && token < p.vocabulary ? p.grad_weight + token * p.cols : nullptr;  // the forward has refused others
+}
+
+// A block owns a piece and kThreads packs of columns. Slot 0 of a piece's partials: a run that began before it; slot 1: one that
+// begins in it and goes on after it.
+template <class T, int kPack>
+__global__ void __launch_bounds__(kThreads) pieces_kernel(EmbeddingGradParams<T> p) {
+  const int64_t piece = blockIdx.x, begin = piece * kEmbeddingPiece;
+  const int count = static_cast<int>(p.count - begin < kEmbeddingPiece ? p.count - begin : kEmbeddingPiece);
+  const int64_t pack = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
+  __shared__ int64_t tokens[kEmbeddingPiece], order[kEmbeddingPiece];
+  if (static_cast<int>(threadIdx.x) < count) {
+    tokens[threadIdx.x] = p.tokens[begin + threadIdx.x];
+    order[threadIdx.x] = p.order[begin + threadIdx.x];
+  }
+  __syncthreads();
+  if (pack >= p.cols / kPack) return;
+  bool began_before = same_run(p, begin - 1, begin);
+  const bool goes_on = same_run(p, begin + count - 1, begin + count);
+  float sum[kPack] = {};
+  for (int first = 0; first < count; first += kAtOnce) {
+    RawPack<T, kPack> raw[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i < count) raw[i] = load_raw<kPack>(p.dy + order[first + i] * p.dy_stride, pack);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int at = first + i;
+      if (at >= count) continue;
+      float dy[kPack];
+      raw[i].unpack(dy);
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) sum[j] += dy[j];
+      const bool last = at + 1 == count;
+      if (!last && tokens[at + 1] == tokens[at]) continue;
+      if (began_before || (last && goes_on)) {
+        float* const slot = p.partials + (piece * 2 + (began_before ? 0 : 1)) * p.cols;
+#pragma unroll
+        for (int j = 0; j < kPack; ++j) slot[pack * kPack + j] = sum[j];
+      } else if (T* const row = row_of(p, tokens[at])) {
+        store_floats<kPack>(row, pack, sum);
+      }
+      began_before = false;
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) sum[j] = 0.f;
+    }
+  }
+}
+
+// A block owns the run that begins in its piece and goes on after it, if there is one.
+template <class T, int kPack>
+__global__ void __launch_bounds__(kThreads) long_runs_kernel(EmbeddingGradParams<T> p) {
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kEmbeddingPiece, end = begin + kEmbeddingPiece;
+  if (!same_run(p, end - 1, end)) return;
+  if (same_run(p, begin - 1, end)) return;  // it began earlier
+  const int64_t pack = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
+  if (pack >= p.cols / kPack) return;
+  const float* const mine = p.partials + (static_cast<int64_t>(blockIdx.x) * 2 + 1) * p.cols + pack * kPack;
+  float sum[kPack];
+#pragma unroll
+  for (int j = 0; j < kPack; ++j) sum[j] = mine[j];
+  int64_t piece = blockIdx.x + 1;
+  for (bool more = true; more; ++piece) {
+    const float* const part = p.partials + piece * 2 * p.cols + pack * kPack;
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) sum[j] += part[j];
+    more = same_run(p, end - 1, (piece + 1) * kEmbeddingPiece);
+  }
+  if (T* const row = row_of(p, p.tokens[end])) store_floats<kPack>(row, pack, sum);
+}
+
+template <class T, int kPack>
+void launch(const EmbeddingGradParams<T>& p, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>((p.count + kEmbeddingPiece - 1) / kEmbeddingPiece),
+                  static_cast<unsigned>((p.cols / kPack + kThreads - 1) / kThreads));
+  pieces_kernel<T, kPack><<<grid, kThreads, 0, stream>>>(p);
+  long_runs_kernel<T, kPack><<<grid, kThreads, 0, stream>>>(p);
+}
+
+}  // namespace
+
+template <class T>
+cudaError_t launch_embedding_grad(const EmbeddingGradParams<T>& p, cudaStream_t stream) {
+  if (p.count == 0 || p.cols == 0) return cudaSuccess;  // an empty grid is a launch error
+  constexpr int kPack = kPack16<T>;
+  if (p.cols % kPack == 0 && is_16_byte_aligned(p.dy, p.dy_stride) && is_16_byte_aligned(p.grad_weight)) {
+    launch<T, kPack>(p, stream);
+  } else {
+    launch<T, 1>(p, stream);
+  }
+  return cudaGetLastError();
+}
+
+template cudaError_t launch_embedding_grad(const EmbeddingGradParams<float>&, cudaStream_t);
+template cudaError_t launch_embedding_grad(const EmbeddingGradParams<Bf16>&, cudaStream_t);
+
+}  // namespace qkr

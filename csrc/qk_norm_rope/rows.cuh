@@ -1,0 +1,87 @@
+// How a few lanes hold one head's row: lane l owns the packs l, l + kLanes, ... of the lower half and their partners in the
+// upper half, so RoPE needs no exchange and the norm a sum over kLanes. Shared by both directions.
+#pragma once
+
+#include <cstdint>
+
+#include "csrc/core/pack16.cuh"
+#include "csrc/core/reduce.cuh"
+
+namespace qkr {
+
+constexpr int kRowThreads = 256;
+
+// A lane owns kPairs pairs of packs of kPack elements.
+template <class T, int kPack_, int kLanes_, int kPairs_>
+struct HeadShape {
+  using Element = T;
+  static constexpr int kPack = kPack_, kLanes = kLanes_, kPairs = kPairs_;
+  static constexpr int kRows = kRowThreads / kLanes;                // a block's rows at a time
+  static constexpr bool kExact = kPack > 1;                         // kPack * kLanes * kPairs is D/2
+};
+
+// Calls f(HeadShape).
+template <class T, class F>
+void with_head_shape(int head_dim, bool aligned, F&& f) {
+  constexpr int kPack = kPack16<T>;
+  if (aligned && head_dim == 2 * kPack * 4) return f(HeadShape<T, kPack, 4, 1>{});
+  if (aligned && head_dim == 2 * kPack * 8) return f(HeadShape<T, kPack, 8, 1>{});
+  if (aligned && head_dim == 2 * kPack * 16) return f(HeadShape<T, kPack, 16, 1>{});
+  if (aligned && head_dim == 2 * kPack * 32) return f(HeadShape<T, kPack, 32, 1>{});
+  return f(HeadShape<T, 1, 32, 4>{});  // any even head_dim up to 256
+}
+
+// One row's numbers in a lane: the halves of its pairs.
+template <class Shape>
+struct HeadRow {
+  float low[Shape::kPairs][Shape::kPack], high[Shape::kPairs][Shape::kPack];
+};
+
+// f(i, pack) for each pair of packs of the calling thread: `pack` in the lower half, D/2 elements further in the upper.
+template <class Shape, class F>
+__device__ inline void for_own_pairs(int head_dim, F&& f) {
+  const int lane = threadIdx.x % Shape::kLanes;
+#pragma unroll
+  for (int i = 0; i < Shape::kPairs; ++i) {
+    const int pack = lane + i * Shape::kLanes;
+    if (Shape::kExact || pack < head_dim / 2) f(i, pack);
+  }
+}
+
+template <class Shape>
+__device__ inline void load_halves(const typename Shape::Element* row, int head_dim, HeadRow<Shape>& x) {
+  for_own_pairs<Shape>(head_dim, [&](int i, int pack) {
+    load_floats<Shape::kPack>(row, pack, x.low[i]);
+    load_floats<Shape::kPack>(row + head_dim / 2, pack, x.high[i]);
+  });
+}
+
+template <class Shape>
+__device__ inline void store_halves(typename Shape::Element* row, int head_dim, const HeadRow<Shape>& x) {
+  for_own_pairs<Shape>(head_dim, [&](int i, int pack) {
+    store_floats<Shape::kPack>(row, pack, x.low[i]);
+    store_floats<Shape::kPack>(row + head_dim / 2, pack, x.high[i]);
+  });
+}
+
+// f(low, high) of each element of the row.
+template <class Shape, class F>
+__device__ inline void for_each_pair(int head_dim, HeadRow<Shape>& x, F&& f) {
+  for_own_pairs<Shape>(head_dim, [&](int i, int) {
+#pragma unroll
+    for (int j = 0; j < Shape::kPack; ++j) f(x.low[i][j], x.high[i][j]);
+  });
+}
+
+// The sum over a row of products of a and b, in all its lanes.
+template <class Shape>
+__device__ inline float dot(int head_dim, const HeadRow<Shape>& a, const HeadRow<Shape>& b) {
+  float sum = 0.f;
+  for_own_pairs<Shape>(head_dim, [&](int i, int) {
+#pragma unroll
+    for (int j = 0; j < Shape::kPack; ++j) sum += a.low[i][j] * b.low[i][j] + a.high[i][j] * b.high[i][j];
+  });
+  return lanes_sum<Shape::kLanes>(sum);
+}
+
+}  // namespace qkr
