@@ -26,16 +26,19 @@ struct Problem {
   }
 };
 
+// Reads m once, into X as it is, and then makes X the problem's matrix in place: device memory answers slowly.
 template <int kStripes, class T>
 __device__ Problem<T> read_problem(const PolarHeadParams<T>& p, int& turn) {
   using Shape = PolarShape<kStripes>;
-  PolarScratch<kStripes>* const scratch = PolarMemory<kStripes>::get().scratch;
+  constexpr int kN = Shape::kN;
+  const auto [x, g, scratch] = PolarMemory<kStripes>::get();
   Problem<T> problem{p.m + static_cast<int64_t>(blockIdx.x) * p.n * p.n, p.n, {1, 1}, 0, 0, 0, 0};
-  const int count = p.n * p.n;
   double largest = 0;
-  for (int i = threadIdx.x; i < count; i += Shape::kThreads) {
-    const double x = fabs(static_cast<double>(problem.m[i]));
-    largest = x <= 1.7976931348623157e308 ? fmax(largest, x) : INFINITY;  // NaN too
+#pragma unroll 8
+  for (int i = threadIdx.x; i < kN * kN; i += Shape::kThreads) {
+    const double value = problem.entry(i / kN, i % kN);  // nothing is scaled or added yet
+    x[square_index<kN>(i / kN, i % kN)] = value;
+    largest = fabs(value) <= 1.7976931348623157e308 ? fmax(largest, fabs(value)) : INFINITY;  // NaN too
   }
   problem.largest = block_max<Shape::kWarps>(largest, scratch->sums, turn);
   if (problem.largest == 0 || isinf(problem.largest)) return problem;
@@ -44,16 +47,22 @@ __device__ Problem<T> read_problem(const PolarHeadParams<T>& p, int& turn) {
   problem.scale[1] = scalbn(1.0, exponent - exponent / 2);
   if (p.anchor > 0) {
     double diagonal = 0;
-    for (int i = threadIdx.x; i < p.n; i += Shape::kThreads) diagonal += fabs(problem.entry(i, i));
+    for (int i = threadIdx.x; i < p.n; i += Shape::kThreads) {
+      diagonal += fabs(x[square_index<kN>(i, i)] * problem.scale[0] * problem.scale[1]);
+    }
     problem.anchor = p.anchor * block_sum<Shape::kWarps>(diagonal, scratch->sums, turn) / p.n;
   }
   double squares = 0;
-  for (int i = threadIdx.x; i < count; i += Shape::kThreads) {
-    const double x = problem.entry(i / p.n, i % p.n);
-    squares += x * x;
+  for (int i = threadIdx.x; i < kN * kN; i += Shape::kThreads) {
+    const int row = i / kN, column = i % kN;
+    double& value = x[square_index<kN>(row, column)];
+    value = value * problem.scale[0] * problem.scale[1] + (row == column && row < p.n ? problem.anchor : 0);
+    squares += value * value;
   }
   problem.frobenius = sqrt(block_sum<Shape::kWarps>(squares, scratch->sums, turn));
   problem.padding = problem.frobenius / sqrt(static_cast<double>(p.n));
+  for (int i = p.n + threadIdx.x; i < kN; i += Shape::kThreads) x[square_index<kN>(i, i)] = problem.padding;
+  __syncthreads();
   return problem;
 }
 
@@ -130,6 +139,7 @@ __device__ __noinline__ void multiply_by_problem(const Problem<T>& problem) {
   const MmaLane lane = mma_lane();
   double acc[2][4][4] = {};
   for (int half = 0; half < 2; ++half) {
+#pragma unroll 8
     for (int i = threadIdx.x; i < kHalf * kN; i += Shape::kThreads) {
       rows[square_index<kN>(i / kN, i % kN)] = problem.entry(half * kHalf + i / kN, i % kN);
     }
@@ -247,14 +257,11 @@ __global__ void __launch_bounds__(PolarShape<kStripes>::kThreads, 1) polar_head_
     }
     return;
   }
-  for (int i = threadIdx.x; i < kN * kN; i += Shape::kThreads) {
-    x[square_index<kN>(i / kN, i % kN)] = problem.entry(i / kN, i % kN);
-  }
-  __syncthreads();
   const double root_n = sqrt(static_cast<double>(p.n));
   const Iterated iterated = iterate<kStripes>(p.sigma_min, p.max_steps, PolarSchedule::kOrthogonal * root_n, turn);
-  for (int i = threadIdx.x; i < p.n * p.n; i += Shape::kThreads) {
-    r[i] = static_cast<T>(x[square_index<kN>(i / p.n, i % p.n)]);
+  for (int i = threadIdx.x; i < kN * kN; i += Shape::kThreads) {
+    const int row = i / kN, column = i % kN;
+    if (row < p.n && column < p.n) r[row * p.n + column] = static_cast<T>(x[square_index<kN>(row, column)]);
   }
   __syncthreads();
   const Certificate c = certify<kStripes>(problem, turn);
