@@ -14,4 +14,7 @@ cudaError_t launch_lightning(const LightningParams<T>& p, cudaStream_t stream);
 template <class T>
 cudaError_t launch_lightning_grad(const LightningGradParams<T>& p, cudaStream_t stream);
 
+template <class T>
+cudaError_t launch_lightning_step(const LightningStepParams<T>& p, cudaStream_t stream);
+
 }  // namespace qkr

@@ -64,4 +64,16 @@ struct LightningGradParams {
   LightningMode mode = LightningMode::kHiLo;
 };
 
+// One more token of each sequence: the recurrence itself.
+template <class T>
+struct LightningStepParams {
+  HeadRows<const T> q;            // [sequences, H, D]
+  HeadRows<const T> k, v;         // [sequences, H_kv, D]
+  HeadRows<T> o;                  // [sequences, H, D]
+  const float* slopes = nullptr;  // [H]
+  float* state = nullptr;         // [sequences, H, D, D], read and written
+  int sequences = 0, heads = 0, kv_heads = 0, head_dim = 0;
+  float scale = 1.f;
+};
+
 }  // namespace qkr

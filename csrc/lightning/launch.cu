@@ -1,0 +1,27 @@
+#include "csrc/lightning/launch.h"
+
+#include "csrc/lightning/pass.h"
+#include "csrc/lightning/portable.h"
+
+namespace qkr {
+
+template <class T>
+cudaError_t launch_lightning(const LightningParams<T>& p, cudaStream_t stream) {
+  return launch_lightning_portable(forward_pass(p), stream);
+}
+
+template <class T>
+cudaError_t launch_lightning_grad(const LightningGradParams<T>& p, cudaStream_t stream) {
+  for (const LightningGrad which : {LightningGrad::kQ, LightningGrad::kK, LightningGrad::kV}) {
+    const cudaError_t error = launch_lightning_portable(grad_pass(p, which), stream);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+template cudaError_t launch_lightning(const LightningParams<Bf16>&, cudaStream_t);
+template cudaError_t launch_lightning(const LightningParams<float>&, cudaStream_t);
+template cudaError_t launch_lightning_grad(const LightningGradParams<Bf16>&, cudaStream_t);
+template cudaError_t launch_lightning_grad(const LightningGradParams<float>&, cudaStream_t);
+
+}  // namespace qkr
