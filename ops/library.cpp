@@ -40,4 +40,15 @@ TORCH_LIBRARY(qk_restore, m) {
   // weight[tokens], and the gradient of weight [vocabulary, D] from that of the rows: deterministic.
   m.def("embed_tokens(Tensor weight, Tensor tokens) -> Tensor");
   m.def("embedding_grad(Tensor grad, Tensor tokens, int vocabulary) -> Tensor");
+
+  // S_t = exp(-slope) S_{t-1} + k_t^T v_t, o_t = scale q_t S_t over packed sequences; with_state false: final_state is [0, H, D, D].
+  m.def(
+      "lightning_attention(Tensor q, Tensor k, Tensor v, Tensor slopes, Tensor cu_seqlens, Tensor? initial_state, float scale, "
+      "bool accurate=True, bool with_state=True) -> (Tensor o, Tensor final_state)");
+  m.def(
+      "_lightning_attention_bwd(Tensor grad_o, Tensor? grad_final_state, Tensor q, Tensor k, Tensor v, Tensor slopes, "
+      "Tensor cu_seqlens, Tensor? initial_state, float scale, bool accurate) -> "
+      "(Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_initial_state)");
+  m.def(
+      "lightning_attention_step_(Tensor q, Tensor k, Tensor v, Tensor slopes, Tensor(a!) state, float scale) -> Tensor");
 }
