@@ -76,23 +76,14 @@ LightningMixer::LightningMixer(const LightningShape& s, double norm_eps, const N
 at::Tensor LightningMixer::operator()(const at::Tensor& a, const ForwardContext& context, LayerCache* cache) const {
   at::Tensor queries = maybe_norm(heads_of(q(a), shape.head_dim), q_norm, eps);  // [N, H, D]
   at::Tensor keys = maybe_norm(heads_of(k(a), shape.head_dim), k_norm, eps);     // [N, KV, D]
-  at::Tensor values = heads_of(v(a), shape.head_dim);                            // [N, KV, D]
+  const at::Tensor values = heads_of(v(a), shape.head_dim);                      // [N, KV, D]
   if (shape.rope) {
     queries = apply_rotary(queries, context.rotary);
     keys = apply_rotary(keys, context.rotary);
   }
-  if (shape.kv_heads < shape.heads) {
-    keys = keys.repeat_interleave(shape.heads / shape.kv_heads, 1);
-    values = values.repeat_interleave(shape.heads / shape.kv_heads, 1);
-  }
-  const at::ScalarType wide = slopes.scalar_type();
-  queries = queries.to(wide);
-  keys = keys.to(wide);
-  values = values.to(wide);
-  at::Tensor mixed = cache == nullptr
-                         ? lightning_attention(queries, keys, values, slopes, shape.scale, context.segments)
-                         : lightning_attention_cached(queries, keys, values, slopes, shape.scale, cache->state);
-  mixed = mixed.to(a.scalar_type()).reshape({a.size(0), shape.heads * shape.head_dim});
+  at::Tensor mixed = cache == nullptr ? lightning_packed(queries, keys, values, slopes, shape.scale, context.segments)
+                                      : lightning_cached(queries, keys, values, slopes, shape.scale, cache->state);
+  mixed = mixed.reshape({a.size(0), shape.heads * shape.head_dim});
   mixed = maybe_norm(mixed, o_norm, eps);
   if (z.weight.defined()) mixed = mixed * z(a).sigmoid();
   return o(mixed);
