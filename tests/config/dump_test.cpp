@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <set>
 
 #include "tests/support/tmpdir.h"
 #include "trainer/config/fields.h"
@@ -36,7 +37,8 @@ struct Mutate {
     const auto& words = field.rule.one_of;
     if (words.empty()) return any_text(random);
     const std::string word = words[random() % words.size()];
-    return word == "lerp:A" ? "lerp:0." + std::to_string(random() % 1000) : word;
+    const bool has_number = word.size() > 2 && word[word.size() - 2] == ':';
+    return has_number ? word.substr(0, word.size() - 1) + "0." + std::to_string(random() % 1000) : word;
   }
 
   void operator()(std::string* v) const { *v = text(); }
@@ -74,6 +76,10 @@ void expect_equal(RunConfig& a, RunConfig& b) {
 void reconcile(RunConfig& config) {
   config.output += "/of a run";
   if (config.qk_restore.method != "plain") config.qk_restore.parts = "qk";
+  std::set<std::string> candidates(config.qk_restore.candidates.begin(), config.qk_restore.candidates.end());
+  candidates.erase("none");
+  config.qk_restore.candidates.assign(candidates.begin(), candidates.end());
+  config.qk_restore.candidates.insert(config.qk_restore.candidates.begin(), "none");
   config.train.micro_batch_tokens = config.data.max_length;
   config.optim.warmup = 0.123456789012345678;
   config.data.prompt_field = "p\"q";

@@ -66,7 +66,7 @@ TEST(Parse, NullIsTheDefaultOfASectionAndTheEmptyString) {
   EXPECT_EQ(error_of("optim: {lr: null}\n"), "c.yaml:4:9: optim.lr: must be a number, got null");
   EXPECT_EQ(error_of("train: {shuffle: ~}\n"), "c.yaml:4:9: train.shuffle: must be true or false, got null");
   EXPECT_EQ(error_of("qk_restore: {method: null}\n"),
-            "c.yaml:4:14: qk_restore.method: must be one of none, plain, procrustes, procrustes-head, qk-pro, qk-pro-head, qk-pro-bilinear, lerp:A, q, k, qkv, got null");
+            "c.yaml:4:14: qk_restore.method: must be one of none, plain, procrustes, procrustes-head, qk-pro, qk-pro-head, qk-pro-bilinear, lerp:A, q, k, qkv, auto, got null");
 }
 
 TEST(Parse, AttnLogitsScaling) {

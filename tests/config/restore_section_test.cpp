@@ -24,6 +24,29 @@ TEST(RestoreSection, MethodsMayCarryAShare) {
   }
 }
 
+TEST(RestoreSection, AutoHasCandidatesAndNeedsAProbe) {
+  const auto error_with = [](const std::string& restore, const std::string& probe) {
+    return QKR_MESSAGE_OF(parse_config(kLeast + "qk_restore: {" + restore + "}\nprobe: {" + probe + "}\n", "c.yaml", {}));
+  };
+  EXPECT_EQ(restore_of("").candidates, (std::vector<std::string>{"none", "plain", "procrustes:0.01", "procrustes:0.1", "qk-pro", "lerp:0.5"}));
+  EXPECT_EQ(restore_of("candidates: [none, procrustes:25, qk-pro-head:1e-3, lerp:1]").candidates[1], "procrustes:25");
+  for (const std::string bad : {"procrustes:-1", "procrustes:", "procrustes:inf", "lerp:1.5", "qk-pro:x", "auto", "procrustes-head:1"}) {
+    EXPECT_NE(error_of("candidates: [none, \"" + bad + "\"]").find("qk_restore.candidates: must be one of none, plain, procrustes, procrustes:X"),
+              std::string::npos)
+        << bad;
+  }
+  EXPECT_NE(error_of("candidates: [plain, none]").find("qk_restore.candidates: must begin with none, which the others have to beat; got 'plain'"),
+            std::string::npos);
+  EXPECT_NE(error_of("candidates: []").find("must begin with none"), std::string::npos);
+  EXPECT_NE(error_of("candidates: [none, plain, plain]").find("must not name a candidate twice"), std::string::npos);
+  EXPECT_NE(error_of("held_out: 0").find("qk_restore.held_out: must be >= 1"), std::string::npos);
+  EXPECT_NE(error_of("max_loss_increase: -0.1").find("qk_restore.max_loss_increase: must be >= 0"), std::string::npos);
+  EXPECT_EQ(error_with("method: auto", "lengths: [1024]"), "");
+  EXPECT_NE(error_with("method: auto", "").find("probe.lengths: must hold a length where qk_restore.method is auto"), std::string::npos);
+  EXPECT_NE(error_with("method: auto", "lengths: [1024], samples: 1").find("probe.samples: must be >= 2 where qk_restore.method is auto"), std::string::npos);
+  EXPECT_EQ(error_with("method: plain", "lengths: [1024], samples: 1"), "");
+}
+
 TEST(RestoreSection, LayersAreAWordOrAList) {
   EXPECT_EQ(restore_of("").layers.word, "softmax");
   EXPECT_EQ(restore_of("layers: linear").layers.word, "linear");
@@ -75,6 +98,9 @@ TEST(RestoreSection, SchemaSaysTheSame) {
   const nlohmann::json& method = restore.at("method").at("anyOf");
   EXPECT_EQ(method[0].at("enum")[1], "plain");
   EXPECT_EQ(method[1].at("pattern"), "^lerp:[0-9.eE+-]+$");
+  const nlohmann::json& candidate = restore.at("candidates").at("items").at("anyOf");
+  EXPECT_EQ(candidate[0].at("enum")[2], "procrustes");
+  EXPECT_EQ(candidate[1].at("pattern"), "^procrustes:[0-9.eE+-]+$");
 }
 
 TEST(RestoreSection, MethodsAndPartsThatDoNotGoTogether) {

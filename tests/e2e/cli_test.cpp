@@ -31,10 +31,11 @@ std::set<std::string> flags_of(const std::string& program) {
 // The flags that a text gives to a program: in a command line (over its continuation lines), or in `code`.
 std::set<std::string> flags_in(const std::string& text, const std::string& program, const std::set<std::string>& all_flags) {
   static const std::regex kFlag("(?:^|[\\s`\\[(|])(--[a-z][a-z-]*)");
+  const std::regex command("(?:^|[\\s/`(|])" + program + "(?![\\w-])");  // sft-train has a flag that is called as another program
   std::set<std::string> used;
   bool continues = false;
   for (const std::string& line : lines_of(text)) {
-    continues = line.find(program) != std::string::npos || continues;
+    continues = std::regex_search(line, command) || continues;
     const std::set<std::string> found = matches(line, kFlag);
     if (continues) used.insert(found.begin(), found.end());
     for (const std::string& flag : found) {
@@ -50,7 +51,7 @@ TEST(Help, ListsTheFlagsOfTheReadmeAndTheOtherWayRound) {
   const fs::path readme = source_dir() / "README.md";
   QKR_NEED_PATH(readme);
   const std::string text = read_file(readme);
-  for (const std::string program : {"sft-train", "niah-probe"}) {
+  for (const std::string program : {"sft-train", "niah-probe", "qk-restore"}) {
     const std::set<std::string> flags = flags_of(program);
     const std::set<std::string> used = flags_in(text, program, flags);
     for (const std::string& flag : used) EXPECT_EQ(flags.count(flag), 1u) << "README.md gives " << program << " " << flag;
@@ -67,6 +68,12 @@ TEST(Help, ListsEveryFlagOfThePrograms) {
                                    "--output", "--prefill-chunk", "--samples", "--seed", "--tasks", "--version"}));
 }
 
+TEST(Help, ListsEveryFlagOfQkRestore) {
+  EXPECT_EQ(flags_of("qk-restore"),
+            (std::set<std::string>{"--anchor", "--base", "--device", "--digests", "--dry-run", "--html", "--ignore-config", "--keep-biases", "--layers",
+                                   "--link", "--method", "--out", "--parts", "--qk-norm", "--tuned", "--version"}));
+}
+
 TEST(Help, ListsEveryKeyOfTheConfiguration) {
   const Outcome help = run_program({"sft-train", "--help-config"});
   ASSERT_EQ(help.code, 0);
@@ -78,7 +85,7 @@ TEST(Help, ListsEveryKeyOfTheConfiguration) {
 }
 
 TEST(Version, IsOneLine) {
-  for (const std::string program : {"sft-train", "niah-probe"}) {
+  for (const std::string program : {"sft-train", "niah-probe", "qk-restore"}) {
     const Outcome version = run_program({program, "--version"});
     EXPECT_EQ(version.code, 0);
     EXPECT_TRUE(std::regex_match(version.out, std::regex("qk-restore \\d+\\.\\d+\\.\\d+\n"))) << version.out;
@@ -147,6 +154,24 @@ TEST(DryRun, SaysWhatARunWouldDoAndWritesNothing) {
     EXPECT_NE(dry.out.find(words), std::string::npos) << words << "\n" << dry.out;
   }
   EXPECT_EQ(files_below(folder.path()), std::vector<std::string>{"run.yaml"});
+}
+
+TEST(DryRun, SaysWhatOfTheRestoreIsNotTheDefault) {
+  TmpDir folder;
+  const auto restore_line = [&](std::vector<std::string> set) {
+    set.insert(set.begin(), {"--dry-run", "--set"});
+    const Outcome dry = run_program(small_command(folder, set));
+    EXPECT_EQ(dry.code, 0) << dry.err;
+    const size_t at = dry.out.find("restore  ");
+    return at == std::string::npos ? dry.out : dry.out.substr(at, dry.out.find('\n', at) - at);
+  };
+  EXPECT_EQ(restore_line({"qk_restore.method=none"}), "restore  none");
+  EXPECT_EQ(restore_line({"qk_restore.method=procrustes"}), "restore  procrustes, anchor 1.0e-02");
+  EXPECT_EQ(restore_line({"qk_restore.method=qk-pro", "qk_restore.layers=all"}), "restore  qk-pro, ridge 1.0e-06, all layers");
+  EXPECT_EQ(restore_line({"qk_restore.method=plain", "qk_restore.layers=[3, 1]", "qk_restore.parts=mixer", "qk_restore.biases=false"}),
+            "restore  plain, layers 3 1, parts mixer, biases stay as tuned");
+  EXPECT_EQ(restore_line({"qk_restore.method=lerp:0.5", "qk_restore.layers=linear", "qk_restore.qk_norm=true"}),
+            "restore  lerp:0.5, linear layers alone, with the gains of QK-norm");
 }
 
 TEST(DryRun, OfTheDemoPasses) {

@@ -109,6 +109,7 @@ TEST(OfflineRefuses, TheFirstTensorOfAnotherDtypeOrShapeOrName) {
 TEST(OfflineRefuses, FlagsInItsOwnWords) {
   const Copies pair;
   pair.expect_refused("qk-restore: --method: must be one of none, plain, ", {"--method", "plane"});
+  pair.expect_refused("qk-restore: --method: must be one method, got auto, which needs a run to score its candidates", {"--method", "auto"});
   pair.expect_refused("qk-restore: --anchor: must be ", {"--method", "procrustes", "--anchor", "-1"});
   pair.expect_refused("qk-restore: --layers: must name layers of the model, got 9", {"--method", "plain", "--layers", "1,9"});
   pair.expect_refused("--digests", {"--method", "plain", "--digests", "some"});

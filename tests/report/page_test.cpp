@@ -156,6 +156,40 @@ TEST(Page, NamesLinesThatItCouldNotRead) {
   EXPECT_NE(page.find("restore.json is not a JSON object and was left out."), std::string::npos);
 }
 
+TEST(Page, ShowsWhatAutoTried) {
+  const TmpDir dir;
+  dir.write("run/config.yaml", kConfig);
+  const Json share = {{"hits", 3}, {"n", 4}, {"recall", 0.75}, {"low", 0.301}, {"high", 0.954}};
+  const auto candidate = [&](const std::string& name, const std::string& standing, double loss) {
+    Json one = share;
+    one.update({{"candidate", name}, {"standing", standing}, {"held_out_loss", loss}, {"loss_increase", 0.0147}, {"difference", -0.25},
+                {"difference_low", -0.5}, {"difference_high", 0.125}});
+    return one;
+  };
+  Json tried = {{"chosen", "plain"}, {"best", "plain"}, {"held_out_rows", 32}, {"max_loss_increase", 0.02},
+                {"candidates", {candidate("none", "worse than the best", 0.685), candidate("plain", "chosen", 0.695),
+                                {{"candidate", "procrustes-head"}, {"standing", "refused"}, {"reason", "gains <differ>"}}}},
+                {"other_half", {{"none", share}, {"chosen", share}, {"difference", 0.25}, {"difference_low", 0.01}, {"difference_high", 0.5}, {"p", 0.031}}}};
+  const auto body = [&] {
+    dir.write("run/restore.json", Json({{"method", "plain"}, {"auto", tried}, {"layers", {{{"layer", 0}, {"mu", 0.5}}}}, {"selected_layers", "linear"}}).dump());
+    return body_of(render_report(dir / "run"));
+  };
+  const std::string page = body();
+  for (const char* text : {"Of the candidates, plain was chosen.", ">none</th>", "<td class=\"num\">0.685</td>", "+1.5%", "75.0% [30.1%, 95.4%]",
+                           "−25.0 [−50.0, +12.5]", "refused: gains &lt;differ&gt;", "32 rows that were not trained on, which may rise by 2 %",
+                           "none 75.0% [30.1%, 95.4%], plain 75.0% [30.1%, 95.4%]: +25.0 [+1.0, +50.0] points, McNemar p 0.031",
+                           "<dt>layers</dt><dd>1</dd>", "<dt>selected layers</dt><dd>linear</dd>"}) {
+    EXPECT_NE(page.find(text), std::string::npos) << text << "\n" << page.substr(page.find("What was restored"));
+  }
+  EXPECT_EQ(page.find("softmax layers"), std::string::npos);
+  tried["chosen"] = "none";
+  EXPECT_NE(body().find("No candidate beats none, so the tuned weights stay."), std::string::npos);
+  for (const Json& broken : {Json("text"), Json::object(), Json{{"candidates", 3}, {"other_half", 4}}, Json{{"candidates", {1}}, {"other_half", Json::object()}}}) {
+    tried = broken;
+    EXPECT_NE(body().find("What was restored"), std::string::npos);
+  }
+}
+
 TEST(Page, RefusesWhatIsNoRun) {
   const TmpDir dir;
   EXPECT_NE(QKR_MESSAGE_OF(render_report(dir / "absent")).find("absent: must be a run's folder"), std::string::npos);

@@ -11,6 +11,7 @@
 #include "tests/support/accuracy.h"
 #include "tests/support/device.h"
 #include "tests/support/tmpdir.h"
+#include "trainer/restore/candidates.h"
 #include "trainer/restore/lerp.h"
 #include "trainer/restore/restore.h"
 
@@ -121,6 +122,60 @@ TEST(Selection, TheSnapshotHoldsQAndKOfSoftmaxLayersAndWhatIsSelected) {
   EXPECT_EQ(kept(section("plain", "o", "linear")).count("1 o_proj.weight"), 1u);
   EXPECT_EQ(kept(section("plain", "o", "linear")).count("2 o_proj.weight"), 0u);
   EXPECT_EQ(kept(section("plain", "mixer", "all")).size(), 33u);
+}
+
+RestoreConfigSection automatic(std::vector<std::string> candidates, const std::string& parts = "qk") {
+  RestoreConfigSection s = section("auto", parts);
+  s.candidates = std::move(candidates);
+  return s;
+}
+
+TEST(Candidates, CarryTheirOwnDial) {
+  RestoreConfigSection s = section("auto", "qk", "all");
+  const RestoreConfigSection turned = candidate_section(s, "procrustes:0.25"), ridged = candidate_section(s, "qk-pro-bilinear:1e-3");
+  EXPECT_EQ(turned.method, "procrustes");
+  EXPECT_EQ(turned.anchor, 0.25);
+  EXPECT_EQ(turned.layers.word, "all");
+  EXPECT_EQ(ridged.method, "qk-pro-bilinear");
+  EXPECT_EQ(ridged.ridge, 1e-3);
+  EXPECT_EQ(candidate_section(s, "lerp:0.5").method, "lerp:0.5");
+  EXPECT_EQ(candidate_section(s, "procrustes").anchor, s.anchor);
+  EXPECT_EQ(QKR_MESSAGE_OF(candidate_section(s, "procrustes:x")), "qk_restore.candidates: must have a number behind the colon, got procrustes:x");
+  EXPECT_EQ(possible_sections(s).size(), s.candidates.size());
+  EXPECT_EQ(possible_sections(section("plain")).size(), 1u);
+}
+
+TEST(Candidates, TheSnapshotHoldsWhatAnyOfThemNeeds) {
+  const auto kept = [](const RestoreConfigSection& s) {
+    Names names;
+    for (const MixerLayer& layer : layers_to_keep(all_layers(), s)) {
+      for (const MixerTensor& tensor : layer.tensors) names.insert(tensor.name);
+    }
+    return short_names(names);
+  };
+  EXPECT_EQ(kept(automatic({"none", "plain"})), kept(section("plain")));
+  EXPECT_EQ(kept(automatic({"none", "plain", "qkv"})), kept(section("qkv")));
+  EXPECT_EQ(kept(automatic({"none", "plain"}, "mixer")), kept(section("plain", "mixer")));
+}
+
+// One that cannot work is told by its reason and stops nothing; if none is left there is nothing to choose from.
+TEST(Candidates, RefusalsAreReasonsUntilAllAreRefused) {
+  at::manual_seed(26);
+  const Snapshot snapshot = take_snapshot(random_weights(at::kFloat, at::kCPU), all_layers());
+  RestoreConfigSection s = automatic({"none", "qk-pro", "plain"}, "v");
+  EXPECT_EQ(restore_refusal(snapshot, candidate_section(s, "qk-pro")), "qk_restore.parts must be qk where the method is qk-pro, got v");
+  EXPECT_EQ(restore_refusal(snapshot, candidate_section(s, "plain")), "");
+  EXPECT_EQ(QKR_MESSAGE_OF(check_restorable(snapshot, s)), "");
+  s.candidates = {"none", "qk-pro"};
+  EXPECT_EQ(QKR_MESSAGE_OF(check_restorable(snapshot, s)), "qk_restore.parts must be qk where the method is qk-pro, got v");
+  s = automatic({"none", "plain"});
+  s.layers = {"", {7}};
+  EXPECT_EQ(QKR_MESSAGE_OF(check_selection(all_layers(), s, "the model")), "qk_restore.layers: must name layers of the model, got 7");
+  EXPECT_EQ(restore_refusal(snapshot, section("procrustes", "norms")),
+            "qk_restore.parts must hold a weight that reads the layer's input where the method is procrustes, got norms");
+  NamedTensors weights = random_weights(at::kFloat, at::kCPU);
+  EXPECT_EQ(QKR_MESSAGE_OF(restore(weights, snapshot, automatic({"none", "plain"}))),
+            "qk_restore.method auto must have come to one of its candidates before anything can be restored, got auto");
 }
 
 TEST(Selection, AStoredSnapshotServesLessButNotMore) {

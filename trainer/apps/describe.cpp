@@ -8,6 +8,7 @@
 #include "trainer/core/text.h"
 #include "trainer/loop/run.h"
 #include "trainer/model/softmax_attention.h"
+#include "trainer/restore/restore.h"
 
 namespace qkr {
 namespace {
@@ -44,7 +45,9 @@ std::string model_lines(const Prepared& p) {
 std::string data_lines(const Prepared& p) {
   const DataReport& r = p.dataset.report();
   int64_t row_tokens = 0;
-  for (const Sample& sample : p.dataset.samples()) row_tokens += sample.size();
+  for (const Row& row : p.rows) {
+    for (const int64_t sample : row) row_tokens += p.dataset.samples()[sample].size();
+  }
   const double fill = 100.0 * static_cast<double>(row_tokens) / static_cast<double>(p.rows.size() * p.config.data.max_length);
   std::string text = "data     " + group_digits(r.rows_kept) + " of " + group_digits(r.rows_read) + " samples, " + group_digits(r.tokens) +
                      " tokens, " + group_digits(r.trained_tokens) + " trained (" +
@@ -52,6 +55,7 @@ std::string data_lines(const Prepared& p) {
                      " %), longest " + group_digits(r.longest) + "\n";
   text += "data     " + group_digits(static_cast<int64_t>(p.rows.size())) + " rows of at most " + group_digits(p.config.data.max_length) +
           " tokens, " + fixed(fill, 1) + " % full" + (p.config.data.packing ? "" : " (packing is off)") + "\n";
+  if (!p.held_out.empty()) text += "data     " + group_digits(static_cast<int64_t>(p.held_out.size())) + " samples are not trained on: auto's candidates are scored on them\n";
   if (r.over_length_dropped + r.over_length_truncated + r.no_label_dropped > 0) {
     text += "data     over length: " + std::to_string(r.over_length_dropped) + " dropped, " + std::to_string(r.over_length_truncated) +
             " truncated; without a trained token: " + std::to_string(r.no_label_dropped) + " dropped\n";
@@ -96,16 +100,34 @@ std::string probe_line(const Prepared& p) {
   return text;
 }
 
+std::string dial(double value) { return scientific(value, 1); }
+
+// The method with its own dials, then what differs from the default.
+std::string restore_line(const RestoreConfigSection& r) {
+  const RestoreConfigSection plain;
+  std::string text = "restore  " + r.method;
+  if (r.method == "none") return text + "\n";
+  if (r.method == "auto") {
+    text += ": " + join(r.candidates) + "; the held-out loss may rise by " + fixed(100 * r.max_loss_increase, 2) + " %";
+  }
+  if (r.method == "procrustes") text += ", anchor " + dial(r.anchor);
+  if (starts_with(r.method, "qk-pro")) text += ", ridge " + dial(ridge_of(r));
+  if (!r.layers.word.empty() && r.layers != plain.layers) text += ", " + r.layers.word + (r.layers.word == "all" ? " layers" : " layers alone");
+  if (r.layers.word.empty()) text += ", layers " + numbers(r.layers.list);
+  if (r.parts != plain.parts) text += ", parts " + r.parts;
+  if (r.biases != plain.biases) text += ", biases stay as tuned";
+  if (r.qk_norm != plain.qk_norm) text += ", with the gains of QK-norm";
+  return text + "\n";
+}
+
 }  // namespace
 
 std::string describe(const Prepared& p) {
-  const RestoreConfigSection& r = p.config.qk_restore;
   std::string text = model_lines(p) + data_lines(p);
   text += "train    " + std::to_string(p.plan->total_steps()) + " steps of at most " + group_digits(p.config.train.tokens_per_step) +
           " tokens in micro-batches of " + group_digits(micro_batch_tokens(p.config)) + ", lr " + scientific(p.config.optim.lr, 2) + " " +
           p.config.optim.schedule + (p.config.train.freeze_qk ? ", W_Q and W_K frozen" : "") + "\n";
-  text += memory_line(p) + probe_line(p);
-  text += "restore  " + r.method + (r.method == "procrustes" ? ", anchor " + scientific(r.anchor, 1) : std::string()) + "\n";
+  text += memory_line(p) + probe_line(p) + restore_line(p.config.qk_restore);
   if (p.resuming) {
     text += p.resume_from ? "resume   " + p.resume_from->string() + "\n" : "resume   no checkpoint there yet: from the beginning\n";
   }

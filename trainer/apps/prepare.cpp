@@ -1,9 +1,11 @@
+#include <algorithm>
 #include <filesystem>
 
 #include "trainer/apps/process.h"
 #include "trainer/apps/session.h"
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
+#include "trainer/hooks/auto_restore.h"
 #include "trainer/io/atomic.h"
 #include "trainer/probe/codec.h"
 #include "trainer/probe/generated_text.h"
@@ -38,6 +40,24 @@ void check_disk(const Prepared& p) {
   const int64_t models = p.config.save_sft_model ? 2 : 1;
   const int64_t checkpoints = p.config.checkpoint.every > 0 ? p.config.checkpoint.keep + 1 : 1;
   need_free_bytes(p.config.output, parameters * (models * weight + checkpoints * kState), "the model and the checkpoints");
+}
+
+// Packs what is trained on; with method auto some samples are kept out of it.
+void pack(Prepared& p) {
+  const std::vector<Sample>& samples = p.dataset.samples();
+  if (p.config.qk_restore.method == "auto") {
+    p.held_out = held_out_samples(static_cast<int64_t>(samples.size()), p.config.qk_restore.held_out);
+  }
+  std::vector<int64_t> trained, lengths;
+  for (int64_t i = 0; i < static_cast<int64_t>(samples.size()); ++i) {
+    if (std::binary_search(p.held_out.begin(), p.held_out.end(), i)) continue;
+    trained.push_back(i);
+    lengths.push_back(samples[i].size());
+  }
+  p.rows = pack_rows(lengths, p.config.data.max_length, p.config.data.packing);
+  for (Row& row : p.rows) {
+    for (int64_t& place : row) place = trained[place];
+  }
 }
 
 }  // namespace
@@ -76,9 +96,7 @@ Prepared prepare(const RunConfig& config, bool resume) {
   check_output(p, resume);
   check_selection(mixer_layers(p.source.architecture), config.qk_restore, config.model.path);
   if (config.model.init == "checkpoint") check_weights(p.source);
-  std::vector<int64_t> lengths;
-  for (const Sample& sample : p.dataset.samples()) lengths.push_back(sample.size());
-  p.rows = pack_rows(lengths, config.data.max_length, config.data.packing);
+  pack(p);
   p.plan = make_plan(config, p.dataset.samples(), p.rows);
   check_disk(p);
   p.items = make_items(config.probe, p.text);

@@ -30,6 +30,10 @@ std::string yaml_layers(const std::string& layers) {
 
 // The flags as the qk_restore section of a configuration, so that the same rules check them.
 qkr::RestoreConfigSection restore_section(const Flags& f) {
+  if (f.method == "auto") {
+    qkr::fail("--method: must be one method, got auto, which needs a run to score its candidates: its probe and its held-out rows; "
+              "sft-train --qk-restore auto does it");
+  }
   std::vector<std::string> set = {"model.path=none", "data.train=[none]", "output=nowhere", "qk_restore.method=" + f.method,
                                   "qk_restore.layers=" + yaml_layers(f.layers), "qk_restore.parts=" + f.parts};
   if (!f.anchor.empty()) set.push_back("qk_restore.anchor=" + f.anchor);

@@ -27,7 +27,8 @@ struct Prepared {
   ModelSource source;
   TextModel text;
   Dataset dataset;
-  std::vector<Row> rows;
+  std::vector<int64_t> held_out;  // samples that are not trained on: qk_restore.method auto scores its candidates on them
+  std::vector<Row> rows;          // of the others
   std::optional<BatchPlan> plan;
   std::vector<NeedleItem> items;
   std::optional<std::filesystem::path> resume_from;  // a checkpoint

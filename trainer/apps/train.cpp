@@ -8,6 +8,7 @@
 #include "trainer/config/parse.h"
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
+#include "trainer/hooks/auto_restore.h"
 #include "trainer/hooks/log_hook.h"
 #include "trainer/hooks/state_hooks.h"
 #include "trainer/io/atomic.h"
@@ -25,6 +26,7 @@ namespace fs = std::filesystem;
 // Everything that decides the trajectory of the weights, key by key, so that a refused resume can say which one differs.
 Identity identity_of(const Prepared& p, const Snapshot& snapshot) {
   Identity identity = {{"digest of the tokens and masks", p.dataset.digest()}, {"digest of the snapshot", snapshot.digest()}};
+  identity["held-out samples"] = std::to_string(p.held_out.size());
   std::istringstream lines(dump_config(p.config));  // "section:", then "  key: value"
   std::string section;
   for (std::string line; std::getline(lines, line);) {
@@ -88,16 +90,32 @@ void write_summary(const Prepared& p, const TrainState& state, const std::string
   write_file_atomically(fs::path(p.config.output) / "summary.json", summary.dump(2) + "\n");
 }
 
+// The held-out samples, packed as the others are; a batch a row.
+std::vector<Batch> held_out_batches(const Prepared& p) {
+  const std::vector<Sample>& samples = p.dataset.samples();
+  std::vector<int64_t> lengths;
+  for (const int64_t i : p.held_out) lengths.push_back(samples[i].size());
+  std::vector<Batch> batches;
+  for (const Row& row : pack_rows(lengths, p.config.data.max_length, true)) {
+    Row chosen;
+    for (const int64_t place : row) chosen.push_back(p.held_out[place]);
+    batches.push_back(make_batch(samples, {chosen}));
+  }
+  return batches;
+}
+
 // The hooks in the order in which they act: log, checkpoint, probe, then what happens once at the end.
-std::vector<std::unique_ptr<Hook>> make_hooks(const Prepared& p, const Snapshot& snapshot, RecallProbe& probe, const Identity& identity,
-                                              int64_t resumed_step, Console& console) {
+std::vector<std::unique_ptr<Hook>> make_hooks(const Prepared& p, const Snapshot& snapshot, const Decoder& decoder, RecallProbe& probe,
+                                              const Identity& identity, int64_t resumed_step, Console& console) {
   const fs::path out = p.config.output;
   std::vector<std::unique_ptr<Hook>> hooks;
   hooks.push_back(std::make_unique<LogHook>(p.config.log, out, resumed_step, console));
   hooks.push_back(std::make_unique<CheckpointHook>(p.config.checkpoint, out / "checkpoints", identity, console));
   hooks.push_back(std::make_unique<ProbeHook>(p.config.probe, probe));
   if (p.config.save_sft_model) hooks.push_back(std::make_unique<ExportHook>(out / "model-sft", p.source, console));
-  if (p.config.qk_restore.method != "none") {
+  if (p.config.qk_restore.method == "auto") {
+    hooks.push_back(std::make_unique<AutoRestoreHook>(p.config, snapshot, decoder, held_out_batches(p), probe, console));
+  } else if (p.config.qk_restore.method != "none") {
     hooks.push_back(std::make_unique<RestoreHook>(p.config.qk_restore, snapshot, out / "restore.json", console));
     if (probes_at(p.config.probe, "restored")) hooks.push_back(std::make_unique<RestoredProbeHook>(probe));
   }
@@ -145,7 +163,7 @@ RunEnd train(Prepared p, Console& console) {
   if (!p.resume_from) write_safetensors(out / "snapshot.safetensors", snapshot.tensors(), snapshot.metadata());
   const int64_t resumed_step = state.step;
   RecallProbe probe(p.config.probe, decoder, text_codec(p.text), std::move(p.items), out / "probe.jsonl", resumed_step, console);
-  std::vector<std::unique_ptr<Hook>> hooks = make_hooks(p, snapshot, probe, identity, resumed_step, console);
+  std::vector<std::unique_ptr<Hook>> hooks = make_hooks(p, snapshot, decoder, probe, identity, resumed_step, console);
   try {
     Run work{p.config, decoder, p.dataset.samples(), p.rows, optimizer, state, hooks, stop_asked()};
     const RunEnd end = run(work);

@@ -82,6 +82,25 @@ void check_restore(const RestoreConfigSection& restore, Found& found) {
   }
 }
 
+void check_auto(const RunConfig& config, Found& found) {
+  const RestoreConfigSection& restore = config.qk_restore;
+  if (restore.candidates.empty() || restore.candidates[0] != "none") {
+    found.push_back({"qk_restore.candidates", "must begin with none, which the others have to beat; got " +
+                                                  (restore.candidates.empty() ? "nothing" : quoted(restore.candidates[0]))});
+  }
+  if (has_repeats(restore.candidates)) {
+    found.push_back({"qk_restore.candidates", "must not name a candidate twice, got " + join(restore.candidates)});
+  }
+  if (restore.method != "auto") return;
+  if (config.probe.lengths.empty()) {
+    found.push_back({"probe.lengths", "must hold a length where qk_restore.method is auto, which scores its candidates by the probe; got none"});
+  }
+  if (config.probe.samples < 2) {
+    found.push_back({"probe.samples", concat("must be >= 2 where qk_restore.method is auto, which chooses on one half of the prompts and "
+                                             "reports on the other; got ", config.probe.samples)});
+  }
+}
+
 }  // namespace
 
 std::vector<Contradiction> find_contradictions(const RunConfig& config) {
@@ -89,6 +108,7 @@ std::vector<Contradiction> find_contradictions(const RunConfig& config) {
   check_data(config.data, found);
   check_train(config, found);
   check_restore(config.qk_restore, found);
+  check_auto(config, found);
   check_probe(config.probe, found);
   const auto normal = [](const std::string& path) {
     const std::filesystem::path plain = std::filesystem::path(path).lexically_normal();

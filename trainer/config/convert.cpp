@@ -22,10 +22,14 @@ bool from_text(const std::string& text, T* value) {
   return error == std::errc() && stop == end;
 }
 
-// A decimal number from 0 to 1.
-bool is_share(const std::string& text) {
+// Whether `text` is the allowed word, or the word with a number in the place of its ":A" or ":X".
+bool is_word(const std::string& text, const std::string& word) {
+  const bool share = ends_with(word, ":A");
+  if (!share && !ends_with(word, ":X")) return text == word;
+  const size_t stem = word.size() - 1;
   double number = 0;
-  return from_text(text, &number) && number >= 0 && number <= 1;
+  return starts_with(text, word.substr(0, stem)) && from_text(text.substr(stem), &number) && number >= 0 &&
+         (share ? number <= 1 : std::isfinite(number));
 }
 
 bool has_leading_zero(const std::string& text) {
@@ -90,11 +94,7 @@ struct ScalarReader {
     if (!node.IsScalar() && !node.IsNull()) return refuse(node, "a string");
     const std::string text = node.IsNull() ? "" : node.Scalar();
     const std::vector<std::string>& words = rule.one_of;
-    const auto allows = [&](const std::string& word) {
-      const size_t stem = word.size() - 1;
-      if (!ends_with(word, ":A")) return text == word;
-      return starts_with(text, word.substr(0, stem)) && is_share(text.substr(stem));
-    };
+    const auto allows = [&](const std::string& word) { return is_word(text, word); };
     if (!words.empty() && std::none_of(words.begin(), words.end(), allows)) {
       return refuse(node, rule_text(rule), text.empty() ? "" : did_you_mean(text, words));
     }

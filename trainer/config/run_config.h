@@ -13,7 +13,7 @@ namespace qkr {
 
 // What a value must satisfy beyond its type.
 struct Rule {
-  // Strings and string lists: the allowed words; empty: any. A word that ends in ":A" allows a number from 0 to 1 for the A.
+  // Strings and string lists: the allowed words; empty: any. A word's end may stand for a number: ":A" from 0 to 1, ":X" from 0 on.
   std::vector<std::string> one_of = {};
   double min = -std::numeric_limits<double>::infinity();
   double max = std::numeric_limits<double>::infinity();
@@ -147,6 +147,9 @@ struct RestoreConfigSection {
   std::optional<double> ridge;
   bool biases = true;
   bool qk_norm = false;
+  std::vector<std::string> candidates = {"none", "plain", "procrustes:0.01", "procrustes:0.1", "qk-pro", "lerp:0.5"};
+  int64_t held_out = 32;
+  double max_loss_increase = 0.02;
 
   template <class Visitor>
   void visit(Visitor&& field) {
@@ -155,9 +158,9 @@ struct RestoreConfigSection {
           "W_pre), so lerp:0 is plain; q, k, qkv: controls, plain with other parts; qk-pro (all heads as one), qk-pro-head (a KV head at a "
           "time): W_K as it was, W_Q back as far as the rows of W_K reach in the layer's input; qk-pro-bilinear: the same on the head side, "
           "ridge 0 is plain; procrustes-head: a rotation of each KV head that leaves the layer's logits as plain has them, refused where "
-          "there is none",
+          "there is none; auto: tries the candidates on the probe and on held-out rows, and keeps the best",
           Rule{.one_of = {"none", "plain", "procrustes", "procrustes-head", "qk-pro", "qk-pro-head", "qk-pro-bilinear", "lerp:A", "q", "k",
-                          "qkv"}});
+                          "qkv", "auto"}});
     field("layers", layers, "by the types in config.json, or a list of 0-based numbers such as [3, 7]",
           Rule{.one_of = {"softmax", "linear", "all"}});
     field("parts", parts,
@@ -173,6 +176,15 @@ struct RestoreConfigSection {
           "biases go back with their weights: blended by lerp, a column of the block in qk-pro-bilinear and procrustes-head, else as they "
           "were");
     field("qk_norm", qk_norm, "q_norm and k_norm gains go back with W_Q and W_K (parts norms and mixer hold them anyway)");
+    field("candidates", candidates,
+          "auto: what to try, none first, of two that are no worse the earlier wins; the X of procrustes:X is its anchor, of the qk-pro "
+          "forms their ridge",
+          Rule{.one_of = {"none", "plain", "procrustes", "procrustes:X", "procrustes-head", "qk-pro", "qk-pro:X", "qk-pro-head", "qk-pro-head:X",
+                          "qk-pro-bilinear", "qk-pro-bilinear:X", "lerp:A", "q", "k", "qkv"}});
+    field("held_out", held_out, "auto: rows that are not trained on, spread over the data; their loss says what a candidate costs the task",
+          Rule{.min = 1});
+    field("max_loss_increase", max_loss_increase,
+          "auto: largest rise of the held-out loss over that of the tuned weights, as a share of it; a candidate above it is out", Rule{.min = 0});
   }
 };
 

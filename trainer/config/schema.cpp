@@ -25,7 +25,11 @@ Json field_schema(const Field& field) {
       if (rule.logits_scaling) {
         return {{"type", {"string", "number", "null"}}, {"pattern", "^(checkpoint|hype [0-9.e+]+)$"}, {"exclusiveMinimum", 0}, {"default", *v}};
       }
-      if (!rule.one_of.empty()) return words(*v);
+      if (!rule.one_of.empty()) {
+        Json schema = words();
+        schema["default"] = *v;
+        return schema;
+      }
       if (rule.required) return {{"type", "string"}, {"minLength", 1}};
       return {{"type", {"string", "null"}}, {"default", *v}};
     }
@@ -34,7 +38,7 @@ Json field_schema(const Field& field) {
     Json operator()(const double* v) const { return bounds({{"type", "number"}, {"default", *v}}, rule, false); }
     Json operator()(const std::vector<std::string>* v) const {
       Json item = {{"type", "string"}};
-      if (!rule.one_of.empty()) item["enum"] = rule.one_of;
+      if (!rule.one_of.empty()) item = words();
       if (rule.required) return {{"type", "array"}, {"items", item}, {"minItems", 1}};
       return {{"type", "array"}, {"items", item}, {"default", *v}};
     }
@@ -48,18 +52,19 @@ Json field_schema(const Field& field) {
       Json list = {{"type", "array"}, {"items", {{"type", "integer"}, {"minimum", 0}}}, {"minItems", 1}, {"uniqueItems", true}};
       return {{"anyOf", {{{"type", "string"}, {"enum", rule.one_of}}, list}}, {"default", v->word}};
     }
-    // Numbers after a word:A are checked by convert.cpp; the pattern says how they are written.
-    Json words(const std::string& value) const {
+    // Numbers after a word's colon are checked by convert.cpp; the pattern says how they are written.
+    Json words() const {
       Json plain = Json::array(), choices = Json::array();
+      const auto has_number = [](const std::string& word) { return ends_with(word, ":A") || ends_with(word, ":X"); };
       for (const std::string& word : rule.one_of) {
-        if (!ends_with(word, ":A")) plain.push_back(word);
+        if (!has_number(word)) plain.push_back(word);
       }
       choices.push_back({{"enum", plain}});
       for (const std::string& word : rule.one_of) {
-        if (ends_with(word, ":A")) choices.push_back({{"pattern", "^" + word.substr(0, word.size() - 1) + "[0-9.eE+-]+$"}});
+        if (has_number(word)) choices.push_back({{"pattern", "^" + word.substr(0, word.size() - 1) + "[0-9.eE+-]+$"}});
       }
-      if (choices.size() == 1) return {{"type", "string"}, {"enum", plain}, {"default", value}};
-      return {{"type", "string"}, {"anyOf", choices}, {"default", value}};
+      if (choices.size() == 1) return {{"type", "string"}, {"enum", plain}};
+      return {{"type", "string"}, {"anyOf", choices}};
     }
   };
   Json schema = std::visit(Visitor{field.rule}, field.value);

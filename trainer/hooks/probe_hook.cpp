@@ -62,10 +62,8 @@ bool RecallProbe::has(const std::string& stage) const {
   return std::any_of(results_.begin(), results_.end(), [&](const ItemResult& r) { return r.stage == stage; });
 }
 
-void RecallProbe::measure(const std::string& stage, int64_t step) {
-  if (items_.empty()) return;
-  console_.line("probe " + stage + ": " + std::to_string(items_.size()) + " prompts, greedy, at most " +
-                std::to_string(config_.max_new_tokens) + " new tokens");
+std::vector<ItemResult> RecallProbe::run(const std::string& stage, int64_t step, const std::vector<NeedleItem>& items,
+                                         const ProbeProgress& each) const {
   ProbeOptions options;
   options.stage = stage;
   options.step = step;
@@ -73,20 +71,49 @@ void RecallProbe::measure(const std::string& stage, int64_t step) {
   options.mode = config_.mode;
   options.max_new_tokens = config_.max_new_tokens;
   for (const int64_t id : decoder_.architecture().eos_ids) options.eos_ids.push_back(static_cast<int32_t>(id));
-  std::unique_ptr<JsonLinesWriter> rows;
-  if (!file_.empty()) rows = std::make_unique<JsonLinesWriter>(file_);
   int64_t hits = 0;
   const auto progress = [&](const ItemResult& result, int64_t done, int64_t total) {
-    if (rows) rows->write_row(to_json(result));
+    if (each) each(result, done, total);
     hits += result.hit ? 1 : 0;
     console_.status(progress_bar(done, total) + " probe " + stage + " " + std::to_string(done) + "/" + std::to_string(total) + ", " +
                     std::to_string(hits) + " found, last " + result.id + " in " + fixed(result.seconds, 2) + "s");
   };
-  const auto measured = run_probe(items_, greedy_generator(decoder_, config_.prefill_chunk), codec_, options, progress);
-  results_.insert(results_.end(), measured.begin(), measured.end());
+  return run_probe(items, greedy_generator(decoder_, config_.prefill_chunk), codec_, options, progress);
+}
+
+void RecallProbe::print_rates(const std::vector<ItemResult>& measured) {
   for (const CellSummary& cell : summarise(measured)) {
     console_.line("  " + cell.task + "  " + std::to_string(cell.length) + "  n=" + std::to_string(cell.n) + "  " + rate_text(cell));
   }
+}
+
+void RecallProbe::measure(const std::string& stage, int64_t step) {
+  if (items_.empty()) return;
+  console_.line("probe " + stage + ": " + std::to_string(items_.size()) + " prompts, greedy, at most " +
+                std::to_string(config_.max_new_tokens) + " new tokens");
+  std::unique_ptr<JsonLinesWriter> rows;
+  if (!file_.empty()) rows = std::make_unique<JsonLinesWriter>(file_);
+  const auto write = [&](const ItemResult& result, int64_t, int64_t) {
+    if (rows) rows->write_row(to_json(result));
+  };
+  const auto measured = run(stage, step, items_, write);
+  results_.insert(results_.end(), measured.begin(), measured.end());
+  print_rates(measured);
+}
+
+std::vector<ItemResult> RecallProbe::measure_some(const std::string& stage, int64_t step, const std::vector<NeedleItem>& items) const {
+  return run(stage, step, items, {});
+}
+
+void RecallProbe::take(const std::vector<ItemResult>& measured) {
+  if (measured.empty()) return;
+  console_.line("probe " + measured[0].stage + ": " + std::to_string(measured.size()) + " prompts, measured above");
+  if (!file_.empty()) {
+    JsonLinesWriter rows(file_);
+    for (const ItemResult& result : measured) rows.write_row(to_json(result));
+  }
+  results_.insert(results_.end(), measured.begin(), measured.end());
+  print_rates(measured);
 }
 
 void ProbeHook::before_run(TrainState& state) {

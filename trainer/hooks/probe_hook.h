@@ -25,11 +25,19 @@ class RecallProbe {
   // Measures every item and prints the stage's rates. Without items it does nothing.
   void measure(const std::string& stage, int64_t step);
 
+  // Measures some of the items, with `stage` as their stage: nothing is kept but what is returned, nothing printed but progress.
+  std::vector<ItemResult> measure_some(const std::string& stage, int64_t step, const std::vector<NeedleItem>& items) const;
+  // Takes in a stage that was measured so, all of its items in their order.
+  void take(const std::vector<ItemResult>& measured);
+
   bool has(const std::string& stage) const;  // measured already
   const std::string& broken_stage() const { return broken_stage_; }  // what an earlier process had begun, or ""
   const std::vector<ItemResult>& results() const { return results_; }
+  const std::vector<NeedleItem>& items() const { return items_; }
 
  private:
+  std::vector<ItemResult> run(const std::string& stage, int64_t step, const std::vector<NeedleItem>& items, const ProbeProgress& each) const;
+  void print_rates(const std::vector<ItemResult>& measured);
   void read_earlier(int64_t resumed_step);
 
   ProbeConfigSection config_;

@@ -18,6 +18,7 @@ const char* parts_text(const std::string& parts) {
 
 // "restore lerp:0.5: W_Q and W_K of 7 softmax layers".
 std::string restore_title(const RestoreReport& report) {
+  if (report.method == "none") return "restore none: nothing was put back";
   const LayerChoice& choice = report.layer_choice;
   const std::string kind = choice.word.empty() || choice.word == "all" ? "" : choice.word + " ";
   return "restore " + report.method + ": " + parts_text(report.parts) + " of " + std::to_string(report.layers.size()) + " " + kind +
@@ -43,6 +44,12 @@ std::string restore_line(const LayerReport& layer) {
 
 }  // namespace
 
+std::string restore_text(const RestoreReport& report) {
+  std::string text = restore_title(report) + "\n";
+  for (const LayerReport& layer : report.layers) text += restore_line(layer) + "\n";
+  return text;
+}
+
 void CheckpointHook::save(const TrainState& state) {
   if (saved_step_ == state.step) return;
   save_checkpoint(checkpoint_path(folder_, state.step), state, identity_);
@@ -64,8 +71,7 @@ void RestoreHook::after_run(RunEnd end, TrainState& state) {
   const RestoreReport report = restore(state.weights, snapshot_, config_);
   for (const LayerReport& layer : report.layers) reset_masters(state.optim, layer.written);
   write_file_atomically(json_file_, to_json(report).dump(2) + "\n");
-  console_.line(restore_title(report));
-  for (const LayerReport& layer : report.layers) console_.line(restore_line(layer));
+  console_.line(restore_text(report));
 }
 
 void ExportHook::after_run(RunEnd end, TrainState& state) {

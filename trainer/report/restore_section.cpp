@@ -118,8 +118,12 @@ std::string meanings(const std::vector<Column>& columns) {
 
 std::string restore_section(const RunData& run) {
   if (!run.restore.is_object()) return "";
-  std::string list, table;
+  std::string list, table, tried;
   for (const auto& [key, value] : run.restore.items()) {
+    if (key == "auto" && value.is_object()) {
+      tried = auto_part(value);
+      continue;
+    }
     if (key != "layers" || !value.is_array()) {
       list += html::json_fact(key, value);
       continue;
@@ -128,13 +132,13 @@ std::string restore_section(const RunData& run) {
     for (const Json& layer : value) {
       if (layer.is_object()) layers.push_back(layer);
     }
-    list += html::fact("softmax layers", std::to_string(layers.size()));
+    list += html::fact("layers", std::to_string(layers.size()));
     const std::vector<Column> columns = columns_of(layers);
     if (!columns.empty()) table = layer_table(layers, columns) + meanings(columns);
   }
   const std::string nothing =
-      run.method == "none" ? "<p>Nothing was put back: the method is none. What SFT changed was measured all the same.</p>\n" : "";
-  return concat("<section aria-labelledby=\"restored\">\n<h2 id=\"restored\">What was restored</h2>\n", nothing,
+      run.method == "none" && tried.empty() ? "<p>Nothing was put back: the method is none. What SFT changed was measured all the same.</p>\n" : "";
+  return concat("<section aria-labelledby=\"restored\">\n<h2 id=\"restored\">What was restored</h2>\n", nothing, tried,
                 "<dl class=\"facts\">\n", list, "</dl>\n", table, "</section>\n");
 }
 

@@ -3,6 +3,8 @@
 
 #include <string>
 
+#include <nlohmann/json.hpp>
+
 #include "trainer/report/recall.h"
 #include "trainer/report/run_data.h"
 
@@ -12,6 +14,7 @@ std::string masthead(const RunData& run, const Recall& recall);        // name, 
 std::string recall_section(const RunData& run, const Recall& recall);  // rates, differences, depth maps, during training
 std::string training_section(const RunData& run);                      // charts (drawn by page.js) and the numbers behind them
 std::string restore_section(const RunData& run);                       // what was done, per layer
+std::string auto_part(const nlohmann::ordered_json& chosen);           // of it: what method auto tried ("auto" of restore.json)
 std::string missed_section(const Recall& recall);                      // prompts whose answer was not found
 std::string config_section(const RunData& run);
 

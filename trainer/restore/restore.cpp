@@ -4,6 +4,7 @@
 
 #include <charconv>
 
+#include "trainer/restore/candidates.h"
 #include "trainer/restore/head_gauge.h"
 #include "trainer/restore/layer_restorer.h"
 #include "trainer/restore/selection.h"
@@ -31,16 +32,20 @@ bool is_plain(const std::string& method) { return method == "plain" || method ==
 
 bool is_qk_pro(const std::string& method) { return method == "qk-pro" || method == "qk-pro-head" || method == "qk-pro-bilinear"; }
 
-void check_method(const RestoreConfigSection& section) {
+std::string method_refusal(const RestoreConfigSection& section) {
   const std::string& method = section.method;
   const bool of_the_pair = method == "procrustes-head" || is_qk_pro(method);
-  if (of_the_pair && section.parts != "qk") fail("qk_restore.parts must be qk where the method is ", method, ", got ", section.parts);
-  if (of_the_pair || method == "none" || is_plain(method) || method == "procrustes" || blend_of(method)) return;
-  fail("qk_restore.method must be none, plain, procrustes, procrustes-head, qk-pro, qk-pro-head, qk-pro-bilinear, lerp:A, q, k or qkv, got ",
-       method);
+  if (of_the_pair && section.parts != "qk") return concat("qk_restore.parts must be qk where the method is ", method, ", got ", section.parts);
+  if (method == "procrustes" && (section.parts == "o" || section.parts == "norms")) {
+    return concat("qk_restore.parts must hold a weight that reads the layer's input where the method is procrustes, got ", section.parts);
+  }
+  if (of_the_pair || method == "none" || is_plain(method) || method == "procrustes" || blend_of(method)) return "";
+  if (method == "auto") return "qk_restore.method auto must have come to one of its candidates before anything can be restored, got auto";
+  return concat("qk_restore.method must be none, plain, procrustes, procrustes-head, qk-pro, qk-pro-head, qk-pro-bilinear, lerp:A, q, k or "
+                "qkv, got ", method);
 }
 
-void check_gauge(const MixerLayer& layer, const NamedTensors& tensors, bool biases) {
+std::string head_refusal(const MixerLayer& layer, const NamedTensors& tensors, bool biases) {
   const auto gain = [&](MixerPart part) {
     const std::string name = layer.name_of(part, MixerRole::kGain);
     return name.empty() ? Tensor() : tensors.at(name);
@@ -51,7 +56,7 @@ void check_gauge(const MixerLayer& layer, const NamedTensors& tensors, bool bias
       reason = concat("layer ", layer.layer, " has q and k biases, which have to turn with their weights, and qk_restore.biases is false");
     }
   }
-  if (!reason.empty()) fail("qk_restore.method: procrustes-head must not move the attention logits, but ", reason);
+  return reason.empty() ? "" : "qk_restore.method: procrustes-head must not move the attention logits, but " + reason;
 }
 
 void apply(LayerRestorer& layer, const std::string& method) {
@@ -80,17 +85,29 @@ double ridge_of(const RestoreConfigSection& section) {
   return section.ridge.value_or(section.method == "qk-pro-bilinear" ? 0.1 : 1e-6);
 }
 
-void check_restorable(const Snapshot& snapshot, const RestoreConfigSection& section) {
-  check_method(section);
-  check_selection(snapshot.layers(), section, "the snapshot");
-  if (section.method != "procrustes-head") return;
+std::string restore_refusal(const Snapshot& snapshot, const RestoreConfigSection& section) {
+  std::string reason = method_refusal(section);
+  if (reason.empty()) reason = selection_refusal(snapshot.layers(), section, "the snapshot");
+  if (section.method != "procrustes-head") return reason;
   for (const MixerLayer& layer : snapshot.layers()) {
-    if (selects_layer(layer, section)) check_gauge(layer, snapshot.tensors(), section.biases);
+    if (reason.empty() && selects_layer(layer, section)) reason = head_refusal(layer, snapshot.tensors(), section.biases);
   }
+  return reason;
+}
+
+void check_restorable(const Snapshot& snapshot, const RestoreConfigSection& section) {
+  std::string first;
+  for (const RestoreConfigSection& one : possible_sections(section)) {
+    if (section.method == "auto" && one.method == "none") continue;
+    const std::string reason = restore_refusal(snapshot, one);
+    if (reason.empty()) return;
+    if (first.empty()) first = reason;
+  }
+  if (!first.empty()) fail(first);
 }
 
 RestoreReport restore(NamedTensors& weights, const Snapshot& snapshot, const RestoreConfigSection& section) {
-  check_restorable(snapshot, section);
+  if (const std::string reason = restore_refusal(snapshot, section); !reason.empty()) fail(reason);
   check_same(weights, snapshot);
   at::NoGradGuard no_grad;
   RestoreReport report;

@@ -58,15 +58,20 @@ struct RestoreReport {
 //               anchor from the section; W_O, biases and gains as they were
 //   qk-pro, qk-pro-head, qk-pro-bilinear   K_pre, and Q corrected by a ridge (trainer/restore/ridge.h), ridge from the section
 //   procrustes-head   A Q_pre and A K_pre with an orthogonal A a KV head that leaves the logits as plain has them, nearest to the
-//               tuned weights (trainer/restore/head_gauge.h); refused by check_restorable
+//               tuned weights (trainer/restore/head_gauge.h)
+// auto is refused: whoever chooses among its candidates restores by the chosen one (trainer/restore/candidates.h).
 // Which layers and tensors: section.layers, parts, biases and qk_norm (trainer/restore/selection.h).
 // All is computed before anything is written. Throws Error (bad input) naming the tensor if a name, shape or dtype of the
 // snapshot is not the model's or the snapshot lacks what is selected, and (run failed) if weights that are computed with
 // hold NaN or Inf.
 RestoreReport restore(NamedTensors& weights, const Snapshot& snapshot, const RestoreConfigSection& section);
 
-// Throws Error (bad input) with the reason if the method cannot work on a selected layer of the snapshot: what restore() checks
-// first, for those who do not want to train before they learn it. The QK-norm gains that count are the snapshot's.
+// Why the method cannot work on the selected layers of the snapshot, "" if it can: what restore() refuses first. The QK-norm
+// gains that count are the snapshot's.
+std::string restore_refusal(const Snapshot& snapshot, const RestoreConfigSection& section);
+
+// Throws Error (bad input) with that reason, for those who do not want to train before they learn it. Of auto's candidates one
+// other than none must be left.
 void check_restorable(const Snapshot& snapshot, const RestoreConfigSection& section);
 
 // section.ridge, or the method's default: 1e-6, for qk-pro-bilinear 0.1.

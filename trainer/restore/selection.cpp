@@ -4,6 +4,7 @@
 #include <set>
 
 #include "trainer/core/error.h"
+#include "trainer/restore/candidates.h"
 
 namespace qkr {
 namespace {
@@ -77,11 +78,11 @@ std::vector<MixerTensor> selected_weights(const MixerLayer& layer, const Restore
   return selected;
 }
 
-void check_selection(const std::vector<MixerLayer>& layers, const RestoreConfigSection& section, const std::string& what) {
-  if (section.method == "none") return;
+std::string selection_refusal(const std::vector<MixerLayer>& layers, const RestoreConfigSection& section, const std::string& what) {
+  if (section.method == "none") return "";
   for (const int64_t number : section.layers.list) {
     if (std::none_of(layers.begin(), layers.end(), [&](const MixerLayer& layer) { return layer.layer == number; })) {
-      fail("qk_restore.layers: must name layers of ", what, ", got ", number);
+      return concat("qk_restore.layers: must name layers of ", what, ", got ", number);
     }
   }
   const std::string parts = selected_parts(section);
@@ -91,24 +92,41 @@ void check_selection(const std::vector<MixerLayer>& layers, const RestoreConfigS
     any_layer = true;
     for (const MixerPart part : parts_needed(parts)) {
       if (layer.name_of(part, MixerRole::kWeight).empty()) {
-        fail("qk_restore.parts: ", parts, " must be in every layer of ", what, ", got no ", part_name(part), " weight in layer ",
-             layer.layer);
+        return concat("qk_restore.parts: ", parts, " must be in every layer of ", what, ", got no ", part_name(part), " weight in layer ",
+                      layer.layer);
       }
     }
     any_tensor = any_tensor || !selected_weights(layer, section).empty();
   }
-  if (!any_layer) fail("qk_restore.layers: ", what, " must have ", layers_text(section.layers), ", got none");
-  if (!any_tensor) fail("qk_restore.parts: a selected layer of ", what, " must have ", parts, ", got none");
+  if (!any_layer) return concat("qk_restore.layers: ", what, " must have ", layers_text(section.layers), ", got none");
+  return any_tensor ? "" : concat("qk_restore.parts: a selected layer of ", what, " must have ", parts, ", got none");
+}
+
+void check_selection(const std::vector<MixerLayer>& layers, const RestoreConfigSection& section, const std::string& what) {
+  std::string first;
+  for (const RestoreConfigSection& one : possible_sections(section)) {
+    if (section.method == "auto" && one.method == "none") continue;
+    const std::string reason = selection_refusal(layers, one, what);
+    if (reason.empty()) return;
+    if (first.empty()) first = reason;
+  }
+  if (!first.empty()) fail(first);
 }
 
 std::vector<MixerLayer> layers_to_keep(const std::vector<MixerLayer>& layers, const RestoreConfigSection& section) {
   check_selection(layers, section, "the model");
+  std::vector<RestoreConfigSection> sections = possible_sections(section);
+  std::erase_if(sections, [&](const RestoreConfigSection& one) {
+    return one.method == "none" || !selection_refusal(layers, one, "the model").empty();
+  });
   std::vector<MixerLayer> kept;
   for (const MixerLayer& layer : layers) {
     MixerLayer one = layer;
-    const bool selected = section.method != "none" && selects_layer(layer, section);
     const auto unneeded = [&](const MixerTensor& tensor) {
-      return !(layer.softmax && is_routing(tensor)) && !(selected && (goes_back(tensor, section) || is_routing(tensor)));
+      if (layer.softmax && is_routing(tensor)) return false;
+      return std::none_of(sections.begin(), sections.end(), [&](const RestoreConfigSection& some) {
+        return selects_layer(layer, some) && (goes_back(tensor, some) || is_routing(tensor));
+      });
     };
     one.tensors.erase(std::remove_if(one.tensors.begin(), one.tensors.end(), unneeded), one.tensors.end());
     if (!one.tensors.empty()) kept.push_back(std::move(one));

@@ -22,12 +22,15 @@ std::vector<MixerTensor> selected_tensors(const MixerLayer& layer, const Restore
 // What the parts are named after, without the biases and gains that go along: weights; the gains for the parts norms.
 std::vector<MixerTensor> selected_weights(const MixerLayer& layer, const RestoreConfigSection& section);
 
-// Throws Error (bad input) if a numbered layer does not exist, if a selected layer lacks a part that the selection names, if no
-// layer is selected, or if the method cannot work on a selected layer (the reason is in the message). `layers` describes
-// the whole model, or what a snapshot holds of it; `what` is what the message calls it.
+// Why the selection cannot be had, "" if it can: a numbered layer does not exist, a selected layer lacks a part that the selection
+// names, or no layer is selected. `layers` describes the whole model, or what a snapshot holds of it; `what` is what the message
+// calls it. The method must not be auto.
+std::string selection_refusal(const std::vector<MixerLayer>& layers, const RestoreConfigSection& section, const std::string& what);
+
+// Throws Error (bad input) with that reason. Of auto's candidates one other than none must be left.
 void check_selection(const std::vector<MixerLayer>& layers, const RestoreConfigSection& section, const std::string& what);
 
-// What to keep of a model: q and k of its softmax layers whatever the method, and all that the selection needs.
+// What to keep of a model: q and k of its softmax layers whatever the method, and all that the selection, or a candidate's, needs.
 // Throws as check_selection does.
 std::vector<MixerLayer> layers_to_keep(const std::vector<MixerLayer>& layers, const RestoreConfigSection& section);
 
