@@ -5,6 +5,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <limits>
+
 #include "ops/check.h"
 #include "ops/pointwise.h"
 
@@ -63,7 +65,8 @@ void check(const Tensor& grad, const Tensor& tokens, int64_t vocabulary) {
   check_tokens(kOp, tokens);
   check_shape(kOp, "tokens", tokens, {grad.size(0)});
   check_device(kOp, "tokens", tokens, "grad", grad);
-  check_that(vocabulary >= 0, kOp, "vocabulary", "be at least 0", vocabulary);
+  check_that(vocabulary >= 0 && vocabulary <= std::numeric_limits<int32_t>::max(), kOp, "vocabulary",
+             "be at least 0 and fit into 32 bits", vocabulary);
 }
 
 }  // namespace

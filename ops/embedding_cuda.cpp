@@ -17,7 +17,8 @@ Tensor embedding_grad_cuda(const Tensor& grad, const Tensor& tokens, int64_t voc
   const c10::cuda::CUDAGuard device(grad.device());
   if (!has_kernel_type(grad)) return embedding_grad_composite(grad, tokens, vocabulary);
   Tensor grad_weight = embedding_grad_meta(grad, tokens, vocabulary).zero_();
-  const auto [sorted, order] = at::sort(tokens, /*stable=*/true, /*dim=*/0, /*descending=*/false);
+  // in 32 bits a radix sort has half the passes
+  const auto [sorted, order] = at::sort(tokens.to(at::kInt), /*stable=*/true, /*dim=*/0, /*descending=*/false);
   const RowsView rows(grad);
   const int64_t pieces = (rows.rows + kEmbeddingPiece - 1) / kEmbeddingPiece;
   const Tensor partials = at::empty({pieces, 2, rows.cols}, grad.options().dtype(at::kFloat));
@@ -25,7 +26,7 @@ Tensor embedding_grad_cuda(const Tensor& grad, const Tensor& tokens, int64_t voc
     using T = decltype(zero);
     EmbeddingGradParams<T> p;
     p.dy = rows.data<T>();
-    p.tokens = sorted.template const_data_ptr<int64_t>();
+    p.tokens = sorted.template const_data_ptr<int32_t>();
     p.order = order.template const_data_ptr<int64_t>();
     p.grad_weight = mutable_data<T>(grad_weight);
     p.partials = mutable_data<float>(partials);

@@ -4,8 +4,6 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
-#include <limits>
-
 #include "csrc/column_sum/launch.h"
 #include "csrc/qk_norm_rope/launch.h"
 #include "ops/pointwise.h"
@@ -19,7 +17,7 @@ using OptionalTensor = std::optional<Tensor>;
 
 bool has_kernel(const Tensor& x) {
   return has_kernel_type(x) && x.size(2) <= kQkNormRopeMaxHeadDim && x.size(2) % 2 == 0 &&
-         x.size(0) <= std::numeric_limits<int>::max() && x.size(1) <= std::numeric_limits<int>::max();
+         x.size(0) * x.size(1) <= kQkNormRopeMaxRows;
 }
 
 OptionalTensor dense(const OptionalTensor& t) { return t ? OptionalTensor(t->contiguous()) : std::nullopt; }

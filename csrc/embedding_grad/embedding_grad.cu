@@ -24,7 +24,8 @@ __global__ void __launch_bounds__(kThreads) pieces_kernel(EmbeddingGradParams<T>
   const int64_t piece = blockIdx.x, begin = piece * kEmbeddingPiece;
   const int count = static_cast<int>(p.count - begin < kEmbeddingPiece ? p.count - begin : kEmbeddingPiece);
   const int64_t pack = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
-  __shared__ int64_t tokens[kEmbeddingPiece], order[kEmbeddingPiece];
+  __shared__ int32_t tokens[kEmbeddingPiece];
+  __shared__ int64_t order[kEmbeddingPiece];
   if (static_cast<int>(threadIdx.x) < count) {
     tokens[threadIdx.x] = p.tokens[begin + threadIdx.x];
     order[threadIdx.x] = p.order[begin + threadIdx.x];
@@ -67,21 +68,26 @@ __global__ void __launch_bounds__(kThreads) pieces_kernel(EmbeddingGradParams<T>
 // A block owns the run that begins in its piece and goes on after it, if there is one.
 template <class T, int kPack>
 __global__ void __launch_bounds__(kThreads) long_runs_kernel(EmbeddingGradParams<T> p) {
-  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kEmbeddingPiece, end = begin + kEmbeddingPiece;
+  const int64_t piece = blockIdx.x, begin = piece * kEmbeddingPiece, end = begin + kEmbeddingPiece;
   if (!same_run(p, end - 1, end)) return;
   if (same_run(p, begin - 1, end)) return;  // it began earlier
   const int64_t pack = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
   if (pack >= p.cols / kPack) return;
-  const float* const mine = p.partials + (static_cast<int64_t>(blockIdx.x) * 2 + 1) * p.cols + pack * kPack;
+  // the last piece that begins with a token of the run, by halving: a walk would wait for memory at each step
+  int64_t last = piece + 1, beyond = (p.count + kEmbeddingPiece - 1) / kEmbeddingPiece;
+  while (beyond - last > 1) {
+    const int64_t middle = (last + beyond) / 2;
+    (p.tokens[middle * kEmbeddingPiece] == p.tokens[end] ? last : beyond) = middle;
+  }
+  const float* const mine = p.partials + (piece * 2 + 1) * p.cols + pack * kPack;
   float sum[kPack];
 #pragma unroll
   for (int j = 0; j < kPack; ++j) sum[j] = mine[j];
-  int64_t piece = blockIdx.x + 1;
-  for (bool more = true; more; ++piece) {
-    const float* const part = p.partials + piece * 2 * p.cols + pack * kPack;
+#pragma unroll 4
+  for (int64_t next = piece + 1; next <= last; ++next) {
+    const float* const part = p.partials + next * 2 * p.cols + pack * kPack;
 #pragma unroll
     for (int j = 0; j < kPack; ++j) sum[j] += part[j];
-    more = same_run(p, end - 1, (piece + 1) * kEmbeddingPiece);
   }
   if (T* const row = row_of(p, p.tokens[end])) store_floats<kPack>(row, pack, sum);
 }

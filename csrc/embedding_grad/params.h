@@ -19,7 +19,7 @@ constexpr int kEmbeddingPiece = 32;  // positions
 template <class T>
 struct EmbeddingGradParams {
   const T* dy = nullptr;            // [N, D], rows dy_stride elements apart
-  const int64_t* tokens = nullptr;  // [N], ascending
+  const int32_t* tokens = nullptr;  // [N], ascending
   const int64_t* order = nullptr;   // [N]: tokens[i] stood at position order[i]
   T* grad_weight = nullptr;         // [V, D] dense, zero where nothing is written
   float* partials = nullptr;        // [ceil(N / kEmbeddingPiece), 2, D]

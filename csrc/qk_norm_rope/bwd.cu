@@ -4,26 +4,55 @@
 namespace qkr {
 namespace {
 
-constexpr int kBlocksPerSm = 3;
+constexpr int kBlocksPerSm = 5;  // 96 registers a thread: nothing spills, and 40 KB are under way
 
 // dy -> dz, in place: the factor, then the rotation by the negative angle.
 template <class Shape>
-__device__ inline void turn_back(const QkNormRopeGradParams<typename Shape::Element>& p, int64_t token, HeadRow<Shape>& g) {
-  if (p.factor != nullptr) {
-    const float factor = p.factor[token];
-    for_each_pair<Shape>(p.head_dim, g, [&](float& low, float& high) { low *= factor, high *= factor; });
-  }
-  if (p.cos == nullptr) return;
-  const int64_t half = p.head_dim / 2;
-  for_own_pairs<Shape>(p.head_dim, [&](int i, int pack) {
+__device__ inline void turn_back(int head_dim, bool rotates, const RawHeadRow<Shape>& table, float factor, HeadRow<Shape>& g) {
+  for_each_pair<Shape>(head_dim, g, [&](float& low, float& high) { low *= factor, high *= factor; });
+  if (!rotates) return;
+  for_own_pairs<Shape>(head_dim, [&](int i, int) {
     float c[Shape::kPack], s[Shape::kPack];
-    load_floats<Shape::kPack>(p.cos + token * half, pack, c);
-    load_floats<Shape::kPack>(p.sin + token * half, pack, s);
+    table.low[i].unpack(c);
+    table.high[i].unpack(s);
 #pragma unroll
     for (int j = 0; j < Shape::kPack; ++j) {
       const float low = g.low[i][j], high = g.high[i][j];
       g.low[i][j] = low * c[j] + high * s[j];
       g.high[i][j] = high * c[j] - low * s[j];
+    }
+  });
+}
+
+// dz -> dx, in place, with the row's share of dw: r = 1 / rms(x).
+template <class Shape>
+__device__ inline void norm_back(int head_dim, float eps, const typename Shape::Element* w, HeadRow<Shape>& x,
+                                 HeadRow<Shape>& g, HeadRow<Shape>& dw) {
+  using T = typename Shape::Element;
+  const float cols = static_cast<float>(head_dim);
+  const float r = rsqrtf(dot<Shape>(head_dim, x, x) / cols + eps);
+  RawHeadRow<Shape> weight;  // only now, from the first-level cache: earlier there are no registers for it
+  load_raw_halves<Shape>(w, w + head_dim / 2, head_dim, weight);
+  for_own_pairs<Shape>(head_dim, [&](int i, int) {
+    float w_low[Shape::kPack], w_high[Shape::kPack];
+    weight.low[i].unpack(w_low);
+    weight.high[i].unpack(w_high);
+#pragma unroll
+    for (int j = 0; j < Shape::kPack; ++j) {
+      float n_low = x.low[i][j] *= r, n_high = x.high[i][j] *= r;
+      round_both<T>(n_low, n_high);
+      dw.low[i][j] += g.low[i][j] * n_low;
+      dw.high[i][j] += g.high[i][j] * n_high;
+      g.low[i][j] *= w_low[j];
+      g.high[i][j] *= w_high[j];
+    }
+  });
+  const float mean_gm = dot<Shape>(head_dim, g, x) / cols;
+  for_own_pairs<Shape>(head_dim, [&](int i, int) {
+#pragma unroll
+    for (int j = 0; j < Shape::kPack; ++j) {
+      g.low[i][j] = r * (g.low[i][j] - x.low[i][j] * mean_gm);
+      g.high[i][j] = r * (g.high[i][j] - x.high[i][j] * mean_gm);
     }
   });
 }
@@ -55,50 +84,31 @@ __device__ inline void store_partial(const QkNormRopeGradParams<typename Shape::
 template <class Shape, bool kNorm>
 __global__ void __launch_bounds__(kRowThreads, kBlocksPerSm) qk_norm_rope_grad_kernel(QkNormRopeGradParams<typename Shape::Element> p) {
   using T = typename Shape::Element;
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * Shape::kRows;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * Shape::kRows;  // of the block, which goes round as a whole
-  const int token_step = static_cast<int>(stride / p.heads), head_step = static_cast<int>(stride % p.heads);
-  const int turns = static_cast<int>((p.tokens * p.heads - first + stride - 1) / stride);
-  const int64_t row = first + threadIdx.x / Shape::kLanes;
-  int token = static_cast<int>(row / p.heads), head = static_cast<int>(row % p.heads);
+  const int half = p.head_dim / 2;
+  const unsigned rows = static_cast<unsigned>(p.tokens) * p.heads, heads = p.heads, stride = gridDim.x * Shape::kRows;
   HeadRow<Shape> dw = {};
-  for (int turn = 0; turn < turns; ++turn) {
-    const bool mine = token < p.tokens;
-    HeadRow<Shape> g = {}, x = {};
-    if (mine) {
-      load_halves<Shape>(p.dy + token * p.dy_token_stride + head * p.dy_head_stride, p.head_dim, g);
-      if constexpr (kNorm) load_halves<Shape>(p.x + token * p.x_token_stride + head * p.x_head_stride, p.head_dim, x);
-      turn_back<Shape>(p, token, g);
+  // the block goes round as a whole: the shuffles need all lanes
+  for (unsigned first = blockIdx.x * Shape::kRows; first < rows; first += stride) {
+    const unsigned row = first + threadIdx.x / Shape::kLanes, safe = row < rows ? row : rows - 1;
+    const unsigned token = safe / heads, head = safe - token * heads;
+    const T* const dy = p.dy + token * p.dy_token_stride + head * p.dy_head_stride;
+    const T* const at = p.x + token * p.x_token_stride + head * p.x_head_stride;
+    RawHeadRow<Shape> raw_g, raw_x, table;
+    load_raw_halves<Shape>(dy, dy + half, p.head_dim, raw_g);
+    if constexpr (kNorm) load_raw_halves<Shape>(at, at + half, p.head_dim, raw_x);
+    if (p.cos != nullptr) {
+      const int64_t entry = static_cast<int64_t>(token) * half;
+      load_raw_halves<Shape>(p.cos + entry, p.sin + entry, p.head_dim, table);
     }
+    const float factor = row >= rows ? 0.f : p.factor != nullptr ? p.factor[token] : 1.f;  // 0: no share in dw
+    HeadRow<Shape> g, x;
+    unpack(raw_g, p.head_dim, g);
+    turn_back<Shape>(p.head_dim, p.cos != nullptr, table, factor, g);
     if constexpr (kNorm) {
-      const float cols = static_cast<float>(p.head_dim);
-      const float r = rsqrtf(dot<Shape>(p.head_dim, x, x) / cols + p.eps);
-      HeadRow<Shape> w;  // from the first-level cache in each turn: registers are dearer
-      load_halves<Shape>(p.w, p.head_dim, w);
-      for_own_pairs<Shape>(p.head_dim, [&](int i, int) {
-#pragma unroll
-        for (int j = 0; j < Shape::kPack; ++j) {
-          x.low[i][j] *= r;
-          x.high[i][j] *= r;
-          dw.low[i][j] += g.low[i][j] * rounded<T>(x.low[i][j]);
-          dw.high[i][j] += g.high[i][j] * rounded<T>(x.high[i][j]);
-          g.low[i][j] *= w.low[i][j];
-          g.high[i][j] *= w.high[i][j];
-        }
-      });
-      const float mean_gm = dot<Shape>(p.head_dim, g, x) / cols;
-      for_own_pairs<Shape>(p.head_dim, [&](int i, int) {
-#pragma unroll
-        for (int j = 0; j < Shape::kPack; ++j) {
-          g.low[i][j] = r * (g.low[i][j] - x.low[i][j] * mean_gm);
-          g.high[i][j] = r * (g.high[i][j] - x.high[i][j] * mean_gm);
-        }
-      });
+      unpack(raw_x, p.head_dim, x);
+      norm_back<Shape>(p.head_dim, p.eps, p.w, x, g, dw);
     }
-    if (mine) store_halves<Shape>(p.dx + (static_cast<int64_t>(token) * p.heads + head) * p.head_dim, p.head_dim, g);
-    token += token_step;
-    head += head_step;
-    if (head >= p.heads) head -= p.heads, ++token;
+    if (row < rows) store_halves<Shape>(p.dx + static_cast<int64_t>(row) * p.head_dim, p.head_dim, g);
   }
   if constexpr (kNorm) store_partial<Shape>(p, dw);
 }
@@ -123,12 +133,12 @@ template <class T>
 cudaError_t launch_qk_norm_rope_grad(const QkNormRopeGradParams<T>& p, cudaStream_t stream) {
   const int64_t rows = p.tokens * p.heads;
   if (rows == 0 || p.head_dim == 0) return cudaSuccess;
-  if (p.head_dim > kQkNormRopeMaxHeadDim || p.head_dim % 2 != 0) return cudaErrorInvalidValue;
+  if (p.head_dim > kQkNormRopeMaxHeadDim || p.head_dim % 2 != 0 || rows > kQkNormRopeMaxRows) return cudaErrorInvalidValue;
   with_head_shape<T>(p.head_dim, is_aligned(p), [&](auto shape) {
     using Shape = decltype(shape);
     if (p.w != nullptr) {
       const auto grid = static_cast<unsigned>(qk_norm_rope_partials(rows));
-      const size_t shared = sizeof(float) * Shape::kRows * static_cast<size_t>(p.head_dim);  // at most 32 KB
+      const size_t shared = sizeof(float) * Shape::kRows * static_cast<size_t>(p.head_dim);  // at most 16 KB
       qk_norm_rope_grad_kernel<Shape, true><<<grid, kRowThreads, shared, stream>>>(p);
     } else {
       const auto grid = static_cast<unsigned>((rows + Shape::kRows - 1) / Shape::kRows);

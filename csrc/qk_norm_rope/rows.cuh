@@ -9,7 +9,7 @@
 
 namespace qkr {
 
-constexpr int kRowThreads = 256;
+constexpr int kRowThreads = 128;
 
 // A lane owns kPairs pairs of packs of kPack elements.
 template <class T, int kPack_, int kLanes_, int kPairs_>
@@ -49,14 +49,6 @@ __device__ inline void for_own_pairs(int head_dim, F&& f) {
 }
 
 template <class Shape>
-__device__ inline void load_halves(const typename Shape::Element* row, int head_dim, HeadRow<Shape>& x) {
-  for_own_pairs<Shape>(head_dim, [&](int i, int pack) {
-    load_floats<Shape::kPack>(row, pack, x.low[i]);
-    load_floats<Shape::kPack>(row + head_dim / 2, pack, x.high[i]);
-  });
-}
-
-template <class Shape>
 __device__ inline void store_halves(typename Shape::Element* row, int head_dim, const HeadRow<Shape>& x) {
   for_own_pairs<Shape>(head_dim, [&](int i, int pack) {
     store_floats<Shape::kPack>(row, pack, x.low[i]);
@@ -70,6 +62,30 @@ __device__ inline void for_each_pair(int head_dim, HeadRow<Shape>& x, F&& f) {
   for_own_pairs<Shape>(head_dim, [&](int i, int) {
 #pragma unroll
     for (int j = 0; j < Shape::kPack; ++j) f(x.low[i][j], x.high[i][j]);
+  });
+}
+
+// Both halves as they lie in memory: loads that are under way before anything waits for one of them.
+template <class Shape>
+struct RawHeadRow {
+  using Pack = RawPack<typename Shape::Element, Shape::kPack>;
+  Pack low[Shape::kPairs], high[Shape::kPairs];
+};
+
+template <class Shape>
+__device__ inline void load_raw_halves(const typename Shape::Element* low, const typename Shape::Element* high, int head_dim,
+                                       RawHeadRow<Shape>& raw) {
+  for_own_pairs<Shape>(head_dim, [&](int i, int pack) {
+    raw.low[i] = load_raw<Shape::kPack>(low, pack);
+    raw.high[i] = load_raw<Shape::kPack>(high, pack);
+  });
+}
+
+template <class Shape>
+__device__ inline void unpack(const RawHeadRow<Shape>& raw, int head_dim, HeadRow<Shape>& x) {
+  for_own_pairs<Shape>(head_dim, [&](int i, int) {
+    raw.low[i].unpack(x.low[i]);
+    raw.high[i].unpack(x.high[i]);
   });
 }
 

@@ -22,18 +22,27 @@ __device__ inline void load_row(const RmsNormGradParams<typename Shape::Element>
   });
 }
 
-// dt of one pack: dy, times the gate's rounded sigmoid s where there is a gate.
+// The gates of a row to the rounded sigmoids s, once.
+template <class Shape>
+__device__ inline void gates_to_sigmoids(int64_t cols, RawRow<Shape>& raw) {
+  using T = typename Shape::Element;
+  for_own_packs<Shape>(cols, [&](int i, int) {
+    float s[Shape::kPack];
+    raw.other[i].unpack(s);
+#pragma unroll
+    for (int j = 0; j < Shape::kPack; ++j) s[j] = sigmoid<T>(s[j]);
+    raw.other[i] = RawPack<T, Shape::kPack>::of(s);
+  });
+}
+
+// dt of one pack: dy, times s where there is a gate.
 template <class Shape, NormMode kMode>
 __device__ inline void unpack_dt(const RawRow<Shape>& raw, int i, float (&dt)[Shape::kPack], float (&s)[Shape::kPack]) {
-  using T = typename Shape::Element;
   raw.dy[i].unpack(dt);
   if constexpr (kMode == NormMode::kGated) {
     raw.other[i].unpack(s);
 #pragma unroll
-    for (int j = 0; j < Shape::kPack; ++j) {
-      s[j] = rounded<T>(sigmoid<T>(s[j]));
-      dt[j] *= s[j];
-    }
+    for (int j = 0; j < Shape::kPack; ++j) dt[j] *= s[j];
   }
 }
 
@@ -52,8 +61,9 @@ __global__ void __launch_bounds__(Shape::kMaxThreads) rms_norm_grad_kernel(RmsNo
   load_row<Shape, kMode>(p, blockIdx.x, next);  // the grid has no more blocks than there are rows
   int turn = 0;
   for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x, ++turn) {
-    const RawRow<Shape> raw = next;
+    RawRow<Shape> raw = next;
     if (row + gridDim.x < p.rows) load_row<Shape, kMode>(p, row + gridDim.x, next);
+    if constexpr (kMode == NormMode::kGated) gates_to_sigmoids<Shape>(p.cols, raw);
     float sums[2] = {0.f, 0.f};  // of h^2 and of g h
     for_own_packs<Shape>(p.cols, [&](int i, int) {
       float h[kPack], dt[kPack], s[kPack], w[kPack];
