@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "ops/qk_norm_rope.h"
 #include "tests/model/support.h"
 #include "tests/support/accuracy.h"
 #include "trainer/model/rope.h"
@@ -157,7 +158,8 @@ TEST(Rope, TableTurnsPairsOfHalves) {
   const Rotary rotary(a, at::kCPU);
   const at::Tensor positions = at::tensor({0, 3, 700}, at::kLong);
   const at::Tensor x = at::arange(48, at::kDouble).view({3, 2, 8}).sin();
-  const at::Tensor turned = apply_rotary(x, rotary.table(positions, at::kDouble));
+  const RotaryTable table = rotary.table(positions, at::kDouble);
+  const at::Tensor turned = qk_norm_rope(x, {}, table.cos, table.sin, {}, 0);
   const std::vector<double> inv = plain(100, 8);
   for (int64_t n = 0; n < 3; ++n) {
     for (int64_t h = 0; h < 2; ++h) {

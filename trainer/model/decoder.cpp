@@ -5,6 +5,9 @@
 
 #include <cmath>
 
+#include "ops/embedding.h"
+#include "ops/gates.h"
+#include "ops/rms_norm.h"
 #include "trainer/model/linear_cross_entropy.h"
 #include "trainer/model/recompute.h"
 
@@ -44,9 +47,9 @@ const char* mixer_name(const Block& block) {
 
 at::Tensor Block::operator()(const at::Tensor& x, const ForwardContext& context, LayerCache* cache) const {
   const at::Tensor a = rms_norm(x, input_norm, eps);
-  const at::Tensor mixed = x + std::visit([&](const auto& mix) { return mix(a, context, cache); }, mixer);
-  const at::Tensor b = rms_norm(mixed, post_norm, eps);
-  return mixed + down(at::silu(gate(b)) * up(b));
+  const at::Tensor delta = std::visit([&](const auto& mix) { return mix(a, context, cache); }, mixer);
+  const auto [b, mixed] = add_rms_norm(delta, x, post_norm, eps);
+  return mixed + down(swiglu(gate(b), up(b)));
 }
 
 Decoder::Decoder(Architecture architecture, NamedTensors weights)
@@ -63,7 +66,7 @@ ForwardContext Decoder::context_for(const Segments& segments, int64_t cache_capa
   ForwardContext context{segments, rotary_.table(segments.positions, dtype()), {}, cache_capacity};
   const LogitsScaling& scaling = architecture_.logits_scaling;
   const at::ScalarType wide = dtype() == at::kDouble ? at::kDouble : at::kFloat;
-  const at::Tensor positions = segments.positions.to(wide).view({-1, 1, 1});
+  const at::Tensor positions = segments.positions.to(wide);
   if (scaling.kind == LogitsScaling::Kind::kHype) {
     // The official divisor truncates a to an integer; the dividend does not.
     context.logits_factor = (positions + scaling.a).log() / std::log(std::trunc(scaling.a));
@@ -76,7 +79,7 @@ ForwardContext Decoder::context_for(const Segments& segments, int64_t cache_capa
 at::Tensor Decoder::forward(const at::Tensor& tokens, const Segments& segments, DecoderCache* cache) const {
   if (cache != nullptr) cache->layers.resize(blocks_.size());
   const ForwardContext context = context_for(segments, cache == nullptr ? 0 : cache->capacity);
-  at::Tensor x = at::embedding(embedding_, tokens);  // [N, hidden]
+  at::Tensor x = embed_tokens(embedding_, tokens);  // [N, hidden]
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const Block& block = blocks_[i];
     if (cache != nullptr) {
@@ -104,7 +107,7 @@ at::Tensor Decoder::loss(const at::Tensor& tokens, const at::Tensor& targets, co
 std::string Decoder::first_non_finite(const at::Tensor& tokens, const Segments& segments) const {
   const c10::NoGradGuard no_grad;
   const ForwardContext context = context_for(segments, 0);
-  at::Tensor x = at::embedding(embedding_, tokens);
+  at::Tensor x = embed_tokens(embedding_, tokens);
   if (!all_finite(x)) return "embedding";
   for (size_t i = 0; i < blocks_.size(); ++i) {
     x = blocks_[i](x, context, nullptr);

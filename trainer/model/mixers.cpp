@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include "ops/gates.h"
+#include "ops/qk_norm_rope.h"
+#include "ops/rms_norm.h"
 #include "trainer/model/lightning_attention.h"
 #include "trainer/model/softmax_attention.h"
 
@@ -13,8 +16,15 @@ at::ScalarType island(at::ScalarType dtype) { return dtype == at::kDouble ? at::
 
 at::Tensor heads_of(const at::Tensor& x, int64_t head_dim) { return x.view({x.size(0), -1, head_dim}); }
 
-at::Tensor maybe_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  return weight.defined() ? rms_norm(x, weight, eps) : x;
+std::optional<at::Tensor> if_defined(const at::Tensor& t) { return t.defined() ? std::optional<at::Tensor>(t) : std::nullopt; }
+
+// A projection's output as heads [N, H, D], normed, rotated and scaled where the layer does so.
+at::Tensor heads_for_attention(const at::Tensor& projected, int64_t head_dim, const at::Tensor& norm, double eps,
+                               const RotaryTable* rotary, const at::Tensor& factor) {
+  const at::Tensor heads = heads_of(projected, head_dim);
+  if (!norm.defined() && rotary == nullptr && !factor.defined()) return heads;
+  return qk_norm_rope(heads, if_defined(norm), rotary == nullptr ? std::nullopt : if_defined(rotary->cos),
+                      rotary == nullptr ? std::nullopt : if_defined(rotary->sin), if_defined(factor), eps);
 }
 
 at::Tensor tensor_or_none(const NamedTensors& weights, const std::string& name) {
@@ -32,12 +42,6 @@ Linear linear_at(const NamedTensors& weights, const std::string& prefix) {
   return {weights.at(prefix + ".weight"), tensor_or_none(weights, prefix + ".bias")};
 }
 
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  const at::Tensor wide = x.to(island(x.scalar_type()));
-  const at::Tensor normed = wide * at::rsqrt(wide.square().mean(-1, true) + eps);
-  return normed.to(x.scalar_type()) * weight;
-}
-
 SoftmaxMixer::SoftmaxMixer(const SoftmaxShape& s, double norm_eps, const NamedTensors& weights, const std::string& prefix)
     : shape(s), eps(norm_eps), q(linear_at(weights, prefix + "q_proj")), k(linear_at(weights, prefix + "k_proj")),
       v(linear_at(weights, prefix + "v_proj")), o(linear_at(weights, prefix + "o_proj")),
@@ -46,21 +50,16 @@ SoftmaxMixer::SoftmaxMixer(const SoftmaxShape& s, double norm_eps, const NamedTe
 }
 
 at::Tensor SoftmaxMixer::operator()(const at::Tensor& a, const ForwardContext& context, LayerCache* cache) const {
-  at::Tensor queries = maybe_norm(heads_of(q(a), shape.head_dim), q_norm, eps);  // [N, H, D]
-  at::Tensor keys = maybe_norm(heads_of(k(a), shape.head_dim), k_norm, eps);     // [N, KV, D]
-  const at::Tensor values = heads_of(v(a), shape.head_dim);                      // [N, KV, D]
-  if (shape.rope) {
-    queries = apply_rotary(queries, context.rotary);
-    keys = apply_rotary(keys, context.rotary);
-  }
-  if (context.logits_factor.defined()) {  // the query's position decides, so cached keys need no second factor
-    queries = (queries.to(context.logits_factor.scalar_type()) * context.logits_factor).to(values.scalar_type());
-  }
+  const RotaryTable* const rotary = shape.rope ? &context.rotary : nullptr;
+  const at::Tensor queries = heads_for_attention(q(a), shape.head_dim, q_norm, eps, rotary, context.logits_factor);  // [N, H, D]
+  // the query's position decides, so (cached) keys need no factor
+  const at::Tensor keys = heads_for_attention(k(a), shape.head_dim, k_norm, eps, rotary, {});  // [N, KV, D]
+  const at::Tensor values = heads_of(v(a), shape.head_dim);                                    // [N, KV, D]
   at::Tensor mixed = cache == nullptr
                          ? attend_packed(queries, keys, values, context.segments, shape.window)
                          : attend_cached(queries, keys, values, *cache, context.segments.past, context.cache_capacity, shape.window);
   mixed = mixed.reshape({a.size(0), shape.heads * shape.head_dim});
-  if (gate.weight.defined()) mixed = mixed * gate(a).sigmoid();
+  if (gate.weight.defined()) mixed = sigmoid_gate(gate(a), mixed);
   return o(mixed);
 }
 
@@ -74,19 +73,17 @@ LightningMixer::LightningMixer(const LightningShape& s, double norm_eps, const N
 }
 
 at::Tensor LightningMixer::operator()(const at::Tensor& a, const ForwardContext& context, LayerCache* cache) const {
-  at::Tensor queries = maybe_norm(heads_of(q(a), shape.head_dim), q_norm, eps);  // [N, H, D]
-  at::Tensor keys = maybe_norm(heads_of(k(a), shape.head_dim), k_norm, eps);     // [N, KV, D]
-  const at::Tensor values = heads_of(v(a), shape.head_dim);                      // [N, KV, D]
-  if (shape.rope) {
-    queries = apply_rotary(queries, context.rotary);
-    keys = apply_rotary(keys, context.rotary);
-  }
+  const RotaryTable* const rotary = shape.rope ? &context.rotary : nullptr;
+  const at::Tensor queries = heads_for_attention(q(a), shape.head_dim, q_norm, eps, rotary, {});  // [N, H, D]
+  const at::Tensor keys = heads_for_attention(k(a), shape.head_dim, k_norm, eps, rotary, {});     // [N, KV, D]
+  const at::Tensor values = heads_of(v(a), shape.head_dim);                                       // [N, KV, D]
   at::Tensor mixed = cache == nullptr ? lightning_packed(queries, keys, values, slopes, shape.scale, context.segments)
                                       : lightning_cached(queries, keys, values, slopes, shape.scale, cache->state);
   mixed = mixed.reshape({a.size(0), shape.heads * shape.head_dim});
-  mixed = maybe_norm(mixed, o_norm, eps);
-  if (z.weight.defined()) mixed = mixed * z(a).sigmoid();
-  return o(mixed);
+  const bool normed = o_norm.defined(), gated = z.weight.defined();
+  if (normed && gated) return o(gated_rms_norm(mixed, z(a), o_norm, eps));
+  if (normed) return o(rms_norm(mixed, o_norm, eps));
+  return o(gated ? sigmoid_gate(z(a), mixed) : mixed);
 }
 
 }  // namespace qkr

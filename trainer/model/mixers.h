@@ -22,14 +22,11 @@ struct Linear {
 // The weights called <prefix>.weight and, if it exists, <prefix>.bias.
 Linear linear_at(const NamedTensors& weights, const std::string& prefix);
 
-// y = round(x / rms(x)) * weight over the last axis, rms in fp32: two roundings, the official order of all families here.
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
-
 // Everything of one forward call that is the same in every layer.
 struct ForwardContext {
   const Segments& segments;
   RotaryTable rotary;        // empty if no layer rotates
-  at::Tensor logits_factor;  // [N, 1, 1] fp32: the factor on q in softmax layers; undefined: none
+  at::Tensor logits_factor;  // [N] fp32: the factor on q in softmax layers; undefined: none
   int64_t cache_capacity = 0;
 };
 

@@ -67,15 +67,8 @@ Rotary::Rotary(const Architecture& a, at::Device device) {
 }
 
 RotaryTable Rotary::table(const at::Tensor& positions, at::ScalarType dtype) const {
-  const at::Tensor half = positions.to(at::kFloat).unsqueeze(1) * frequencies_.unsqueeze(0);  // [N, D/2]
-  const at::Tensor angles = at::cat({half, half}, 1).unsqueeze(1);                            // [N, 1, D]
+  const at::Tensor angles = positions.to(at::kFloat).unsqueeze(1) * frequencies_.unsqueeze(0);  // [N, D/2]
   return {(angles.cos() * factor_).to(dtype), (angles.sin() * factor_).to(dtype)};
-}
-
-at::Tensor apply_rotary(const at::Tensor& x, const RotaryTable& table) {
-  const auto halves = x.chunk(2, -1);
-  const at::Tensor turned = at::cat({-halves[1], halves[0]}, -1);
-  return x * table.cos + turned * table.sin;
 }
 
 }  // namespace qkr

@@ -11,9 +11,9 @@ namespace qkr {
 // [D/2] fp32 on the CPU: theta^(-2j/D), changed by the scaling rule. *factor multiplies cos and sin (yarn; else 1).
 at::Tensor rope_frequencies(double theta, int64_t dim, const RopeScaling& scaling, double* factor);
 
-// cos and sin of every token, halves duplicated.
+// cos and sin of every token's angles, for qk_norm_rope.
 struct RotaryTable {
-  at::Tensor cos, sin;  // [N, 1, D], model dtype
+  at::Tensor cos, sin;  // [N, D/2], model dtype
 };
 
 class Rotary {
@@ -28,8 +28,5 @@ class Rotary {
   at::Tensor frequencies_;  // [D/2] fp32
   double factor_ = 1.0;
 };
-
-// x [N, H, D] → x * cos + rotate_half(x) * sin, in x's dtype. Differentiable.
-at::Tensor apply_rotary(const at::Tensor& x, const RotaryTable& table);
 
 }  // namespace qkr
