@@ -45,7 +45,7 @@ Accuracy ours(const Layer& layer, const Tensor& reference) {
   const double rounding = at::linalg_vector_norm(restored.to(at::kDouble) - at::mm(layer.before.to(at::kDouble), r)).item<double>() /
                           at::linalg_vector_norm(restored, 2, {0, 1}, false, at::kDouble).item<double>();
   good = good && rounding <= 2e-3;  // of bf16: at most 2^-8 / 2 an element
-  if (reference.defined()) good = good && distance(r, reference) <= 1e-14 * (10 + c.kappa);
+  if (reference.defined()) good = good && distance(r, reference) <= 1e-8 * (10 + c.kappa);  // M is summed in fp32 on CUDA
   return {factor_text(r, reference) + ", " + c.text, good};
 }
 
@@ -57,10 +57,11 @@ Contender peer(const std::string& name, const std::string& driver, const std::ve
           [=] { return Accuracy{factor_text(by_torch(layers.front(), driver).second, reference)}; }};
 }
 
-// The products W^T W' and W R, and those of polar(): two a step, two for the certificate.
+// What is done in fp64: W R, and the products of polar(), two a step and two for the certificate. W^T W' is in bf16, thirteen
+// times as fast, and left out.
 double operations(const Problem& p, double steps) {
   const double d = static_cast<double>(p.d), rows = static_cast<double>(p.rows);
-  return static_cast<double>(p.layers) * (4 * rows * d * d + 4 * d * d * d * (steps + 1));
+  return static_cast<double>(p.layers) * (2 * rows * d * d + 4 * d * d * d * (steps + 1));
 }
 
 Case make(const Problem& p) {
