@@ -1,5 +1,5 @@
-// A restore without a run: two model folders in, one out. Tensors pass through memory one layer at a time, everything else goes
-// from file to file in the kernel.
+// A restore without a run: two model folders in, one out. Tensors pass through memory one layer at a time (where a method only
+// copies, not even that), everything else goes from file to file in the kernel, meanwhile.
 #pragma once
 
 #include <array>

@@ -1,18 +1,20 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <atomic>
 #include <chrono>
+#include <functional>
 #include <future>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "trainer/apps/offline.h"
+#include "trainer/apps/offline_compare.h"
+#include "trainer/apps/offline_output.h"
 #include "trainer/apps/process.h"
 #include "trainer/core/digest.h"
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
-#include "trainer/io/atomic.h"
 #include "trainer/io/folder_copy.h"
 #include "trainer/restore/selection.h"
 
@@ -22,104 +24,22 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kRecord = "restore.json";  // ours takes the place of one that the tuned folder has
-
-void check_not_stopped() {
-  if (stop_asked()) fail_run("stopped by a signal, nothing was written");
-}
-
 std::string_view bytes_of(const at::Tensor& dense) { return {static_cast<const char*>(dense.const_data_ptr()), dense.nbytes()}; }
 
-// The output in the making: files of the tuned folder are copied, or linked, when it is known whether they change.
-class OutputFolder {
- public:
-  OutputFolder(const OfflineOptions& options, Console& console)
-      : options_(options), console_(console), files_(list_folder(options.tuned)) {
-    std::erase_if(files_, [](const FolderFile& file) { return file.name == kRecord; });
-    int64_t needed = 0;
-    for (const FolderFile& file : files_) {
-      total_ += file.size;
-      if (!options.link || file.name.extension() == ".safetensors") needed += file.allocated;  // at most
-    }
-    need_free_bytes(options.out, needed, "the restored model");
-    folder_.emplace(options.out);
-  }
-
-  // Replaces the bytes of a tensor, if they differ; `tuned` is the file that holds it.
-  void write(const SafetensorsFile& tuned, const std::string& name, const at::Tensor& value) {
-    const fs::path file = fs::path(tuned.file()).filename();
-    if (state_.count(file) == 0) copy(file);
-    state_[file] = "restored";
-    overwrite_bytes(folder_->path() / file, tuned.offset(name), bytes_of(value));
-  }
-
-  void carry_the_rest() {
-    for (const FolderFile& file : files_) {
-      if (state_.count(file.name) != 0) continue;
+// work(0) ... work(count - 1), as many at a time as there are cores; throws what one of them threw.
+void in_parallel(size_t count, const std::function<void(size_t)>& work) {
+  std::atomic<size_t> next{0};
+  const auto take = [&] {
+    for (size_t i = next++; i < count; i = next++) {
       check_not_stopped();
-      const fs::path target = folder_->path() / file.name;
-      fs::create_directories(target.parent_path());
-      if (options_.link && link_file(fs::path(options_.tuned) / file.name, target)) {
-        state_[file.name] = "linked";
-        advance(file.size);
-      } else {
-        copy(file.name);
-      }
+      work(i);
     }
-  }
-
-  void commit(const Json& record) {
-    write_file_atomically(folder_->path() / kRecord, record.dump(2) + "\n");
-    console_.status("writing to the disk");
-    check_not_stopped();
-    folder_->commit();
-  }
-
-  const std::map<fs::path, std::string>& states() const { return state_; }
-  fs::path path_of(const fs::path& file) const { return folder_->path() / file; }
-
- private:
-  void copy(const fs::path& file) {
-    copy_file_data(fs::path(options_.tuned) / file, folder_->path() / file, [this](int64_t bytes) { advance(bytes); });
-    state_[file] = "copied";
-  }
-
-  void advance(int64_t bytes) {
-    check_not_stopped();
-    done_ += bytes;
-    console_.status("copying " + progress_bar(done_, total_) + " " + human_bytes(done_) + " of " + human_bytes(total_));
-  }
-
-  const OfflineOptions& options_;
-  Console& console_;
-  std::vector<FolderFile> files_;
-  std::map<fs::path, std::string> state_;
-  std::optional<AtomicFolder> folder_;
-  int64_t total_ = 0, done_ = 0;
-};
-
-// A part of a file's bytes at a time, so that neither norm needs a large fp64 copy.
-double relative_change(const ModelPair& pair, const std::string& name) {
-  constexpr int64_t kPiece = 1 << 20;
-  const SafetensorsFile &base_file = pair.base_files.file_of(name), &tuned_file = pair.tuned_files.file_of(name);
-  const at::Tensor base = base_file.tensor(name).flatten(), tuned = tuned_file.tensor(name).flatten();
-  double moved = 0, norm = 0;
-  for (int64_t begin = 0; begin < base.numel(); begin += kPiece) {
-    const int64_t size = std::min(kPiece, base.numel() - begin);
-    const at::Tensor from = base.narrow(0, begin, size).to(at::kDouble), to = tuned.narrow(0, begin, size).to(at::kDouble);
-    moved += (to - from).square().sum().item<double>();
-    norm += from.square().sum().item<double>();
-  }
-  base_file.release(name);
-  tuned_file.release(name);
-  return moved == 0 ? 0 : std::sqrt(moved / norm);
-}
-
-void measure_moves(const ModelPair& pair, OfflineLayer& layer) {
-  const std::string start = "model.layers." + std::to_string(layer.layer) + ".";
-  const std::array<const char*, kMovedParts.size()> modules = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                                                               "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
-  for (size_t i = 0; i < modules.size(); ++i) layer.moved[i] = relative_change(pair, start + modules[i] + ".weight");
+  };
+  std::vector<std::future<void>> workers;
+  const size_t threads = std::min<size_t>(count, std::max(1u, std::thread::hardware_concurrency()));
+  for (size_t i = 0; i < threads; ++i) workers.push_back(std::async(std::launch::async, take));
+  for (auto& worker : workers) worker.wait();  // all, before what they refer to goes
+  for (auto& worker : workers) worker.get();
 }
 
 // restore() on one layer, and the digests of what it touches.
@@ -145,10 +65,11 @@ class LayerWork {
     }
   }
 
-  void write(OutputFolder& out) const {
+  void write(OfflineOutput& out) const {
     for (const std::string& name : report.written) {
       if (digests[name]["tuned"] == digests[name]["restored"]) continue;  // its file may stay as it is
-      out.write(pair_.tuned_files.file_of(name), name, weights_.at(name).cpu().contiguous());
+      const at::Tensor value = weights_.at(name).cpu().contiguous();
+      out.write(pair_.tuned_files.file_of(name), name, bytes_of(value));
     }
   }
 
@@ -160,8 +81,8 @@ class LayerWork {
   NamedTensors weights_;
 };
 
-// SHA-256 of every file of weights, as sha256sum says it; as many at a time as there are cores.
-Json shard_digests(const ModelPair& pair, const OutputFolder& out) {
+// SHA-256 of every file of weights, as sha256sum says it.
+Json shard_digests(const ModelPair& pair, const OfflineOutput& out) {
   struct Task {
     const char* folder;
     fs::path name, file;
@@ -178,13 +99,7 @@ Json shard_digests(const ModelPair& pair, const OutputFolder& out) {
   add("tuned", pair.tuned_files, [](const fs::path& file) { return file; });
   add("out", pair.tuned_files, [&](const fs::path& file) { return out.path_of(file.filename()); });
   std::vector<std::string> results(tasks.size());
-  std::atomic<size_t> next{0};
-  const auto work = [&] {
-    for (size_t i = next++; i < tasks.size(); i = next++) results[i] = file_sha256(tasks[i].file, [](int64_t) { check_not_stopped(); });
-  };
-  std::vector<std::future<void>> workers;
-  for (unsigned i = 0; i < std::max(1u, std::thread::hardware_concurrency()); ++i) workers.push_back(std::async(std::launch::async, work));
-  for (auto& worker : workers) worker.get();
+  in_parallel(tasks.size(), [&](size_t i) { results[i] = file_sha256(tasks[i].file, [](int64_t) { check_not_stopped(); }); });
   Json digests = Json::object();
   for (size_t i = 0; i < tasks.size(); ++i) digests[tasks[i].folder][tasks[i].name.string()] = results[i];
   return digests;
@@ -200,7 +115,7 @@ Json layers_json(const OfflineResult& result, const OfflineOptions& options) {
   return Json::parse(to_json(report)["layers"].dump());
 }
 
-Json record_of(const OfflineResult& result, const OfflineOptions& options, const OutputFolder& out, Json tensors) {
+Json record_of(const OfflineResult& result, const OfflineOptions& options, const OfflineOutput& out, Json tensors) {
   const RestoreConfigSection& s = options.section;
   Json record = {{"program", options.version}, {"base", options.base}, {"tuned", options.tuned}, {"method", s.method}};
   if (s.method == "procrustes") record["anchor"] = s.anchor;
@@ -220,8 +135,61 @@ Json record_of(const OfflineResult& result, const OfflineOptions& options, const
 }
 
 // What copies and measures is bound by memory and gains nothing from threads that spin while they wait for each other.
-bool needs_threads(const std::string& method) {
-  return method != "none" && method != "plain" && method != "q" && method != "k" && method != "qkv";
+bool needs_threads(const std::string& method) { return method != "none" && !is_plain(method); }
+
+// A layer of a method that copies: the base's bytes go from file to file.
+Json write_plain(const ModelPair& pair, const PlainLayer& layer, OfflineOutput* out) {
+  Json digests = Json::object();
+  for (const std::string& name : layer.report.written) {
+    const TensorComparison& seen = layer.written.at(name);
+    digests[name] = {{"base", seen.base_sha256}, {"tuned", seen.tuned_sha256}, {"restored", seen.base_sha256}};
+    if (out == nullptr || seen.base_sha256 == seen.tuned_sha256) continue;  // its file may stay as it is
+    const at::Tensor value = pair.base_files.tensor(name);
+    out->write(pair.tuned_files.file_of(name), name, bytes_of(value));
+    pair.base_files.file_of(name).release(name);
+  }
+  return digests;
+}
+
+bool works_on(const MixerLayer& layer, const RestoreConfigSection& section) {
+  return selects_layer(layer, section) && !selected_weights(layer, section).empty();
+}
+
+// What can be said of each layer without computing weights: how far it moved, if that is asked for, and all of a plain restore.
+std::vector<std::optional<PlainLayer>> compare_layers(const ModelPair& pair, const OfflineOptions& options, OfflineResult& result) {
+  std::vector<std::optional<PlainLayer>> plain(pair.layers.size());
+  result.layers.resize(pair.layers.size());
+  in_parallel(pair.layers.size(), [&](size_t i) {
+    const MixerLayer& layer = pair.layers[i];
+    result.layers[i].layer = layer.layer;
+    result.layers[i].softmax = layer.softmax;
+    if (result.has_moved) measure_moves(pair, result.layers[i]);
+    if (is_plain(options.section.method) && works_on(layer, options.section)) plain[i] = plain_layer(pair, layer, options.section);
+  });
+  return plain;
+}
+
+// Fills the layers of `result`, writes to `out` if there is one, and returns the digests of what goes back.
+Json restore_layers(const ModelPair& pair, const OfflineOptions& options, c10::Device device, Console& console, OfflineOutput* out,
+                    OfflineResult& result) {
+  console.status("comparing base and tuned");
+  const std::vector<std::optional<PlainLayer>> plain = compare_layers(pair, options, result);
+  Json tensors = Json::object();
+  for (size_t i = 0; i < pair.layers.size(); ++i) {
+    check_not_stopped();
+    if (!works_on(pair.layers[i], options.section)) continue;
+    console.status("layer " + std::to_string(i + 1) + " of " + std::to_string(pair.layers.size()));
+    if (plain[i]) {
+      result.layers[i].report = plain[i]->report;
+      tensors.update(write_plain(pair, *plain[i], out));
+      continue;
+    }
+    const LayerWork work(pair, pair.layers[i], options.section, device);
+    result.layers[i].report = work.report;
+    tensors.update(work.digests);
+    if (out != nullptr) work.write(*out);
+  }
+  return tensors;
 }
 
 // The output must not lie where its own inputs are listed from.
@@ -243,27 +211,14 @@ OfflineResult restore_offline(const OfflineOptions& options, Console& console) {
   const c10::Device device = choose_device(options.device);
   check_selection(pair.layers, options.section, "the model");
   if (!needs_threads(options.section.method)) at::set_num_threads(1);
-  std::optional<OutputFolder> out;
+  std::optional<OfflineOutput> out;
   if (!options.dry_run) {
     check_out(options);
     out.emplace(options, console);
   }
   OfflineResult result;
   result.has_moved = options.dry_run || !options.html.empty();
-  Json tensors = Json::object();
-  for (const MixerLayer& layer : pair.layers) {
-    check_not_stopped();
-    console.status("layer " + std::to_string(layer.layer + 1) + " of " + std::to_string(pair.layers.size()));
-    OfflineLayer& row = result.layers.emplace_back();
-    row.layer = layer.layer;
-    row.softmax = layer.softmax;
-    if (result.has_moved) measure_moves(pair, row);
-    if (!selects_layer(layer, options.section) || selected_weights(layer, options.section).empty()) continue;
-    const LayerWork work(pair, layer, options.section, device);
-    row.report = work.report;
-    tensors.update(work.digests);
-    if (out) work.write(*out);
-  }
+  Json tensors = restore_layers(pair, options, device, console, out ? &*out : nullptr, result);
   if (out) {
     out->carry_the_rest();
     Json record = record_of(result, options, *out, std::move(tensors));
@@ -271,7 +226,7 @@ OfflineResult restore_offline(const OfflineOptions& options, Console& console) {
       console.status("computing digests");
       record["file_sha256"] = shard_digests(pair, *out);
     }
-    out->commit(record);
+    out->commit(record.dump(2) + "\n");
   }
   if (!options.html.empty()) write_file_atomically(options.html, offline_page(result, options));
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
