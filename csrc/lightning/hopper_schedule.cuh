@@ -1,0 +1,132 @@
+// Who computes what: the work of all heads is laid on one line and cut into equal pieces, one a block.
+//
+// Note [Equal pieces]
+// A block that starts within a sequence first runs over W tokens for the state alone (Note [Segments without exchange] in
+// params.h), at about half the cost. If a piece may cost B tokens, head h with N tokens takes N / (B - w_h) blocks, w_h being its warm-up's cost; B solves
+// sum_h N / (B - w_h) = blocks. On the line measured in blocks, block b owns [b, b + 1). Everybody computes the same line from
+// the slopes on the device, so that the host reads nothing.
+//
+// Note [Time]
+// Positions are in the order of time: running backwards, position p is token N - 1 - p and the sequences come last to first.
+// Chunks are counted from a sequence's start in time; a chunk belongs to the piece that its first position lies in.
+#pragma once
+
+#include "csrc/lightning/pass.h"
+
+namespace qkr::hopper {
+
+using Pass = LightningPass<Bf16>;
+
+constexpr int kChunk = 64;           // tokens
+constexpr float kWarmupCost = 0.5f;  // of a chunk that only moves the state, against one with output
+
+// The start of a block's piece: a head and a position. (heads, 0) is the end of all.
+struct Cut {
+  int head, position;
+};
+
+// Chunks [first, last) of one sequence and head, after a run over [warm, first) for the state alone.
+struct Segment {
+  int head, sequence;    // sequence as in cu_seqlens
+  int start, length;     // of the sequence, in time
+  int warm, first, last;  // chunks
+};
+
+// Beyond it, what is left of a token is below the precision of what multiplies it.
+__device__ inline int warmup_tokens(const Pass& pass, int head) {
+  constexpr float reach = 16.635532f;  // ln(2^24)
+  return static_cast<int>(fminf(reach / pass.slopes[head], static_cast<float>(pass.tokens)));
+}
+
+// In time, where the i-th sequence starts.
+__device__ inline int sequence_start(const Pass& pass, int i) {
+  return pass.reverse ? pass.tokens - pass.cu_seqlens[pass.sequences - i] : pass.cu_seqlens[i];
+}
+
+__device__ inline float warp_sum(float x) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
+  return x;
+}
+
+// One warp. cuts[0] and cuts[1] are the start of this block's piece and of the next block's.
+__device__ inline void cut_work(const Pass& pass, int block, int block_count, Cut* cuts) {
+  const int lane = threadIdx.x % 32;
+  const float tokens = pass.tokens, blocks = block_count;
+  const float longest = tokens / pass.sequences;  // what a warm-up can cost is bounded by the documents
+  const auto warmup = [&](int head) { return kWarmupCost * fminf(warmup_tokens(pass, head), longest); };
+  float sum = 0.f, most = 0.f;
+  for (int head = lane; head < pass.heads; head += 32) {
+    sum += warmup(head);
+    most = fmaxf(most, warmup(head));
+  }
+  sum = warp_sum(sum);
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
+  // left of the root on a falling convex curve: Newton's steps only come closer
+  float budget = fmaxf(most + tokens / blocks, sum / pass.heads + tokens * pass.heads / blocks);
+  float line = 0.f;
+  for (int step = 0; step < 6; ++step) {
+    float value = 0.f, slope = 0.f;
+    for (int head = lane; head < pass.heads; head += 32) {
+      const float inverse = 1.f / (budget - warmup(head));
+      value += tokens * inverse;
+      slope += tokens * inverse * inverse;
+    }
+    line = warp_sum(value);
+    if (step < 5) budget += (line - blocks) / warp_sum(slope);
+  }
+  if (lane < 2) cuts[lane] = {pass.heads, 0};
+  __syncwarp();
+  float before = 0.f;
+  for (int base = 0; base < pass.heads; base += 32) {
+    const int head = base + lane;
+    float end = head < pass.heads ? blocks / line * tokens / (budget - warmup(head)) : 0.f;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+      const float other = __shfl_up_sync(~0u, end, step);
+      if (lane >= step) end += other;
+    }
+    end += before;
+    const float left = __shfl_up_sync(~0u, end, 1);
+    const float start = lane == 0 ? before : left;
+    for (int i = 0; i < 2; ++i) {
+      const float want = block + i;
+      if (head < pass.heads && start <= want && want < end && block + i < block_count) {
+        cuts[i] = {head, min(pass.tokens, static_cast<int>((want - start) / (end - start) * tokens))};
+      }
+    }
+    before = __shfl_sync(~0u, end, 31);
+  }
+}
+
+// Calls body(segment) for the block's piece, in time within a head.
+template <class Body>
+__device__ inline void for_each_segment(const Pass& pass, const Cut* cuts, Body&& body) {
+  const Cut begin = cuts[0], end = cuts[1];
+  for (int head = begin.head; head <= end.head && head < pass.heads; ++head) {
+    const int from = head == begin.head ? begin.position : 0;
+    const int to = head == end.head ? end.position : pass.tokens;
+    if (from >= to) continue;
+    int low = 0, high = pass.sequences;  // the sequence that holds `from`
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (sequence_start(pass, middle) <= from ? low : high) = middle;
+    }
+    for (int i = low; i < pass.sequences; ++i) {
+      Segment s;
+      s.start = sequence_start(pass, i);
+      if (s.start >= to) break;
+      s.length = sequence_start(pass, i + 1) - s.start;
+      s.first = max(0, (from - s.start + kChunk - 1) / kChunk);
+      s.last = (min(to - s.start, s.length) + kChunk - 1) / kChunk;
+      if (s.first >= s.last) continue;
+      s.head = head;
+      s.sequence = pass.reverse ? pass.sequences - 1 - i : i;
+      s.warm = max(0, s.first - (warmup_tokens(pass, head) + kChunk - 1) / kChunk);
+      body(s);
+    }
+  }
+}
+
+}  // namespace qkr::hopper
