@@ -144,7 +144,7 @@ TEST(Parse, ValuesOutOfRange) {
   EXPECT_EQ(error_of("optim: {schedule: cosin}\n"),
             "c.yaml:4:19: optim.schedule: must be one of cosine, linear, constant, got 'cosin'; did you mean cosine?");
   EXPECT_EQ(error_of("probe: {tasks: [niah_single_4]}\n").substr(0, 94),
-            "c.yaml:4:17: probe.tasks: must be one of niah_single_1, niah_single_2, niah_single_3, got 'nia");
+            "c.yaml:4:17: probe.tasks: must be one of niah_single_1, niah_single_2, niah_single_3, niah_mul");
   EXPECT_EQ(QKR_MESSAGE_OF(parse("model: {path: b}\noutput: o\ndata: {train: [a, \"\"]}\n")),
             "c.yaml:3:19: data.train: items must not be empty");
 }

@@ -320,7 +320,8 @@ INSTANTIATE_TEST_SUITE_P(
         ProbeFault{"LengthWithinNewTokens", {"--model=good", "--tasks", "niah_single_1", "--lengths", "128"},
                    "--lengths: must be > --max-new-tokens (128), which they include; got 128"},
         ProbeFault{"UnknownTask", {"--model=good", "--tasks", "niah_single_4", "--lengths", "256"},
-                   "--tasks: must be one of niah_single_1, niah_single_2, niah_single_3, got 'niah_single_4'"},
+                   "--tasks: must be one of niah_single_1, niah_single_2, niah_single_3, niah_multikey_1, niah_multikey_2, "
+                   "niah_multikey_3, niah_multivalue, niah_multiquery, vt, got 'niah_single_4'"},
         ProbeFault{"MissingHaystack", {"--model=good", "--lengths", "256", "--haystack", "$/book.txt"}, "$/book.txt: "},
         ProbeFault{"OutputExists", {"--model=good", "--tasks", "niah_single_1", "--lengths", "256", "--output", "$/there.jsonl"},
                    "$/there.jsonl: --output must not exist yet"},

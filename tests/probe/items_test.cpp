@@ -167,10 +167,8 @@ TEST(Items, AreAsLongAsFits) {
     EXPECT_EQ(item.prompt_tokens, static_cast<int64_t>(item.ids.size()));
     PromptFields fields;
     fields.task = item.task;
-    fields.key = item.key;
-    fields.value = item.value;
-    fields.depth = item.depth;
-    fields.insert_line = item.insert_line;
+    fields.needles = {{item.key, item.value, item.depth, item.insert_line}};
+    fields.asked = {item.key};
     fields.num_haystack = item.num_haystack;
     const Prompt same = build_prompt(fields, &haystack);
     EXPECT_EQ(same.prompt, item.prompt);
@@ -256,7 +254,8 @@ TEST(Items, WrongRequestsAreRefused) {
   config.tasks = {"niah_single_4"};
   EXPECT_EQ(
       QKR_MESSAGE_OF(draw_items(config, nullptr, codec)),
-      "probe.tasks: must be of niah_single_1, niah_single_2, niah_single_3, got 'niah_single_4'; did you mean niah_single_1?");
+      "probe.tasks: must be of niah_single_1, niah_single_2, niah_single_3, niah_multikey_1, niah_multikey_2, niah_multikey_3, "
+      "niah_multivalue, niah_multiquery, vt, got 'niah_single_4'; did you mean niah_single_1?");
   config.tasks = {"niah_single_1"};
   config.lengths = {200};
   const std::string message = QKR_MESSAGE_OF(draw_items(config, nullptr, codec));
@@ -276,8 +275,9 @@ TEST(Items, WrongRequestsAreRefused) {
 
 TEST(Prompt, PlacesOutsideTheHaystackAreRefused) {
   PromptFields fields;
+  fields.needles = {{"old-oar", "1234567", 0, 3}};
+  fields.asked = {"old-oar"};
   fields.num_haystack = 3;
-  fields.insert_line = 3;
   EXPECT_EQ(QKR_MESSAGE_OF(build_prompt(fields, nullptr)),
             "niah_single_1: insert_line must be in 0 .. 2, got 3");
   fields.num_haystack = 0;
@@ -285,6 +285,27 @@ TEST(Prompt, PlacesOutsideTheHaystackAreRefused) {
             "niah_single_1: num_haystack must be at least 1 line, got 0");
   fields.task = NeedleTask::kSingle3;
   EXPECT_EQ(QKR_MESSAGE_OF(build_prompt(fields, nullptr)), "niah_single_3: needs a haystack text");
+}
+
+TEST(Prompt, FieldsThatDoNotFitTheTaskAreRefused) {
+  PromptFields fields;
+  fields.num_haystack = 3;
+  fields.needles = {{"old-oar", "1234567", 0, 1}};
+  EXPECT_EQ(QKR_MESSAGE_OF(build_prompt(fields, nullptr)),
+            "niah_single_1: must have 1 needles and 1 keys asked for, got 1 and 0");
+  fields.asked = {"new-oar"};
+  EXPECT_EQ(QKR_MESSAGE_OF(build_prompt(fields, nullptr)),
+            "niah_single_1: a needle must have the key 'new-oar', got none");
+  fields.task = NeedleTask::kMultiKey2;
+  fields.asked = {"old-oar"};
+  EXPECT_EQ(QKR_MESSAGE_OF(build_prompt(fields, nullptr)),
+            "niah_multikey_2: must have a distractor for each of 3 lines, got 0");
+  fields.task = NeedleTask::kVariableTracking;
+  EXPECT_EQ(QKR_MESSAGE_OF(build_prompt(fields, nullptr)),
+            "vt: a chain must have 5 variables and lines, got 0 and 0");
+  fields.chain = {{"A", "B", "C", "D", "E"}, "12345", {0, 1, 2, 2, 4}, 0};
+  fields.num_haystack = 6;
+  EXPECT_EQ(QKR_MESSAGE_OF(build_prompt(fields, nullptr)), "vt: insert_line must be in 3 .. 5, got 2");
 }
 
 // Whatever `part` claims and wherever it begins, the answer is a measured boundary.

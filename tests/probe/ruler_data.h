@@ -55,12 +55,39 @@ inline std::vector<RulerRow> ruler_rows(bool noise) {
 inline PromptFields fields_of(const nlohmann::json& row) {
   PromptFields fields;
   fields.task = parse_needle_task(row.at("task").get<std::string>());
-  fields.key = row.at("key");
-  fields.value = row.at("value");
+  fields.needles = {{row.at("key"), row.at("value"), row.value("depth", 0.0), row.value("insert_line", int64_t{0})}};
+  fields.asked = {row.at("key")};
   fields.num_haystack = row.at("num_haystack");
-  fields.insert_line = row.value("insert_line", int64_t{0});
-  fields.depth = row.value("depth", 0.0);
   fields.remove_newline_tab = row.at("remove_newline_tab");
+  return fields;
+}
+
+inline VariableChain chain_of(const nlohmann::json& row, const std::vector<std::string>& names) {
+  VariableChain chain;
+  chain.names = names;
+  chain.value = row.at("value");
+  chain.lines = row.at("lines").get<std::vector<int64_t>>();
+  chain.num_haystack = row.at("num_haystack");
+  return chain;
+}
+
+// A row of multi_tasks.jsonl.
+inline PromptFields multi_fields_of(const nlohmann::json& row) {
+  PromptFields fields;
+  fields.task = parse_needle_task(row.at("task").get<std::string>());
+  fields.num_haystack = row.at("num_haystack");
+  fields.remove_newline_tab = row.at("remove_newline_tab");
+  if (fields.task == NeedleTask::kVariableTracking) {
+    fields.chain = chain_of(row, row.at("outputs").get<std::vector<std::string>>());
+    const nlohmann::json& example = row.at("example");
+    fields.example = chain_of(example, example.at("names").get<std::vector<std::string>>());
+    return fields;
+  }
+  for (const nlohmann::json& n : row.at("needles"))
+    fields.needles.push_back({n.at("key"), n.at("value"), n.value("depth", 0.0), n.value("line", int64_t{0})});
+  for (const nlohmann::json& d : row.value("distractors", nlohmann::json::array()))
+    fields.distractors.push_back({d.at(0), d.at(1), 0, 0});
+  fields.asked = row.at("queries").get<std::vector<std::string>>();
   return fields;
 }
 

@@ -45,6 +45,31 @@ TEST(FixturesRuler, BookPromptsAreTheOfficialOnes) {
   for (const RulerRow& row : rows) expect_prompt(row, &book);
 }
 
+// Nothing from outside the tree: the text is that of the tiny example, in which the plain rule and the trained one agree.
+TEST(FixturesRuler, MultiTaskPromptsAreTheOfficialOnes) {
+  const Haystack text(read_file(source_dir() / "examples/tiny/haystack.txt"), "haystack.txt");
+  std::map<std::string, int> seen;
+  for (const nlohmann::json& row : read_rows(source_dir() / "tests/data/ruler/multi_tasks.jsonl")) {
+    SCOPED_TRACE(row.at("task").dump() + " " + row.at("num_haystack").dump());
+    ++seen[row.at("task")];
+    const PromptFields fields = multi_fields_of(row);
+    const Prompt prompt = build_prompt(fields, &text);
+    EXPECT_EQ(prompt.prompt, row.at("prompt"));
+    EXPECT_EQ(prompt.answer_prefix, row.at("answer_prefix"));
+    if (row.contains("n_sentences")) {
+      EXPECT_EQ(prompt.sentences, row.at("n_sentences"));
+    }
+    // The answer that the place is told of is one of the key asked for first.
+    const auto outputs = row.at("outputs").get<std::vector<std::string>>();
+    const bool there = std::any_of(outputs.begin(), outputs.end(), [&](const std::string& output) {
+      return prompt.prompt.compare(prompt.value_byte, output.size(), output) == 0;
+    });
+    EXPECT_TRUE(there) << prompt.prompt.substr(prompt.value_byte, 40);
+  }
+  EXPECT_EQ(seen.size(), 6u);
+  for (const auto& [task, rows] : seen) EXPECT_EQ(rows, 3) << task;
+}
+
 TEST(FixturesRuler, ScoresAreTheOfficialOnes) {
   QKR_NEED_PATH(ruler_dir() / "score.jsonl");
   std::map<int64_t, std::pair<double, bool>> shares;  // by id: share, null

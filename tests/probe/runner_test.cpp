@@ -104,6 +104,29 @@ TEST(Runner, StopsAtTheLimit) {
   EXPECT_EQ(probe_one({}).stopped, "generator");
 }
 
+TEST(Runner, SeveralAnswersAreScoredByTheirShare) {
+  NeedleItem item = item_of("1111111");
+  item.other_values = {"2222222", "3333333", "4444444"};
+  ProbeOptions options;
+  options.eos_ids = {1000};
+  const auto probe = [&](const std::string& text) {
+    return run_probe({item}, says(bytes(text)), byte_codec(), options).at(0);
+  };
+  const ItemResult all = probe(" 4444444, 1111111, and" + std::string(60, ' ') + "3333333 2222222 5");
+  EXPECT_EQ(all.stopped, "value");  // once the last of them has appeared, however far the first lies back
+  EXPECT_EQ(all.generated_tokens, 22 + 60 + 15);
+  EXPECT_EQ(all.score, 100);
+  EXPECT_TRUE(all.hit);
+  const ItemResult some = probe(" 4444444, 1111111, 3333333");
+  EXPECT_EQ(some.stopped, "generator");
+  EXPECT_EQ(some.score, 75);
+  EXPECT_FALSE(some.hit);
+  EXPECT_EQ(some.outputs, (std::vector<std::string>{"1111111", "2222222", "3333333", "4444444"}));
+  item.max_new_tokens = 10;  // the task's own limit, which the options' does not widen
+  EXPECT_EQ(probe(std::string(50, 'x')).generated_tokens, 10);
+  EXPECT_EQ(probe("x").max_new_tokens, 10);
+}
+
 TEST(Runner, ReportsEveryItem) {
   std::vector<std::string> seen;
   ProbeOptions options;
@@ -127,14 +150,20 @@ TEST(Runner, ReportsEveryItem) {
 TEST(Record, KeepsItsKeysAndComesBack) {
   ItemResult result = probe_one(bytes(" \"1234567"));
   result.seconds = 1.23456;
+  result.model = "m";
+  result.tokenizer = "t";
+  result.dtype = "d";
   const nlohmann::ordered_json row = to_json(result);
   EXPECT_EQ(
       row.dump(),
       R"({"stage":"start","step":0,"id":"niah_single_1/512/0","task":"niah_single_1","length":512,"index":0,"depth":0.0,)"
       R"("prompt_tokens":3,"key":"old-oar","value":"1234567","outputs":["1234567"],"prediction":" \"1234567","score":100.0,)"
       R"("hit":true,"null":false,"generated_tokens":9,"stopped":"value","seconds":1.235,"mode":"base","reading":"generate",)"
-      R"("haystack":"noise","haystack_sha256":"","sentence_rule":""})");
+      R"("haystack":"noise","haystack_sha256":"","sentence_rule":"","max_new_tokens":128,"model":"m","tokenizer":"t","dtype":"d"})");
   EXPECT_EQ(to_json(item_result_from_json(row, "p")).dump(), row.dump());
+  nlohmann::ordered_json older = row;  // of before the settings were kept
+  for (const char* key : {"max_new_tokens", "model", "tokenizer", "dtype"}) older.erase(key);
+  EXPECT_EQ(item_result_from_json(older, "p").tokenizer, "");
   nlohmann::ordered_json bad = row;
   bad["hit"] = 1;
   EXPECT_EQ(QKR_MESSAGE_OF(item_result_from_json(bad, "probe.jsonl:3")),
@@ -182,6 +211,12 @@ TEST(Summary, OneStage) {
   EXPECT_EQ(cells[0].mean_seconds, 2);
   EXPECT_EQ(probe_table(results), "niah_single_2  4096  n=25  88.0%  [70.0, 95.8]\n");
   EXPECT_EQ(probe_table({}), "");
+}
+
+TEST(Summary, AnswersFoundInPartShowInTheScore) {
+  std::vector<ItemResult> results = results_of("start", "1100");
+  results[2].score = 75;
+  EXPECT_EQ(probe_table(results), "niah_single_2  4096  n=4  50.0%  [15.0, 85.0] score 68.75\n");
 }
 
 TEST(Summary, StagesSideBySide) {

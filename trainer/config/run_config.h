@@ -203,14 +203,20 @@ struct ProbeConfigSection {
 
   template <class Visitor>
   void visit(Visitor&& field) {
-    field("tasks", tasks, "RULER needle tasks", Rule{.one_of = {"niah_single_1", "niah_single_2", "niah_single_3"}});
+    field("tasks", tasks, "RULER needle tasks; vt: variable tracking",
+          Rule{.one_of = {"niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3",
+                          "niah_multivalue", "niah_multiquery", "vt"}});
     field("lengths", lengths, "prompt lengths in tokens, the 128 new ones included; empty: no probe", Rule{.min = 64});
     field("samples", samples, "prompts a cell (task x length), the same ones at every measurement", Rule{.min = 1});
     field("at", at, "when to measure", Rule{.one_of = {"start", "end", "restored"}});
     field("every", every, "also every so many steps; 0: not", Rule{.min = 0});
     field("reading", reading, "generate: greedy decode, string match (RULER's score)", Rule{.one_of = {"generate"}});
-    field("mode", mode, "base: prompt and answer prefix as raw text", Rule{.one_of = {"base"}});
-    field("haystack", haystack, "text file for niah_single_2 and 3, its digest is recorded; empty: text made by a grammar of our own");
+    field("mode", mode,
+          "base: prompt and answer prefix as raw text; default: the prompt as a user's turn, the prefix begins the answer; chat: no prefix, "
+          "needs more new tokens",
+          Rule{.one_of = {"base", "default", "chat"}});
+    field("haystack", haystack,
+          "text file for the tasks that hide needles in a text, its digest is recorded; empty: text made by a grammar of our own");
     field("max_new_tokens", max_new_tokens, "RULER: 128", Rule{.min = 1});
     field("seed", seed, "of keys, values and depths", Rule{.min = 0});
     field("prefill_chunk", prefill_chunk, "tokens of one prefill call: bounds the memory", Rule{.min = 1});

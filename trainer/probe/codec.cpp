@@ -1,6 +1,7 @@
 #include "trainer/probe/codec.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "trainer/core/error.h"
 
@@ -18,6 +19,15 @@ TextCodec text_codec(const TextModel& text) {
                              special = tokenizer->ids("a", /*add_special=*/true);
   const auto body = std::search(special.begin(), special.end(), plain.begin(), plain.end());
   codec.input_prefix.assign(special.begin(), body == special.end() ? special.begin() : body);
+  if (const std::shared_ptr<const ChatTemplate> chat = text.chat_template) {
+    codec.chat = [chat](const std::string& message) {
+      RenderOptions options;
+      options.add_generation_prompt = true;
+      options.want_spans = false;
+      const nlohmann::json turn = nlohmann::json::array({{{"role", "user"}, {"content", message}}});
+      return chat->render(turn.dump(), "null", options).text;
+    };
+  }
   return codec;
 }
 

@@ -15,6 +15,8 @@ struct TextCodec {
   std::function<std::vector<int32_t>(std::string_view)> encode;    // without special tokens
   std::function<std::string(const std::vector<int32_t>&)> decode;  // special tokens left out
   std::vector<int32_t> input_prefix = {};  // what it puts before every input (a BOS), or none
+  // A user's turn in the model's chat template, up to where the assistant begins. Empty: it has none.
+  std::function<std::string(const std::string&)> chat = {};
 };
 
 // Keeps the tokenizer alive. The prefix is what its post-processor puts before a text.

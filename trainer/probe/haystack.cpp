@@ -128,19 +128,33 @@ std::string Haystack::joined(int64_t first, int64_t last, size_t length) const {
 }
 
 Context Haystack::with_needle(int64_t num_words, double depth, std::string_view needle) const {
+  return with_needles(num_words, {{depth, std::string(needle)}});
+}
+
+Context Haystack::with_needles(int64_t num_words, const std::vector<DepthText>& needles) const {
   if (num_words < 1) fail(name_, ": num_haystack must be at least 1 word, got ", num_words);
-  if (!(depth >= 0 && depth <= 100))
-    fail(name_, ": depth must be in 0 .. 100 percent, got ", depth);
+  if (needles.empty()) fail(name_, ": must be given a needle, got none");
+  double shallowest = 0;
+  for (const DepthText& needle : needles) {
+    if (!(needle.depth >= shallowest && needle.depth <= 100))
+      fail(name_, ": depth must be in ", shallowest, " .. 100 percent, got ", needle.depth);
+    shallowest = needle.depth;
+  }
   const size_t length = prefix_bytes(num_words);
   Context context;
   context.sentences = starts_before(length);
-  context.insert_at = insert_position(context.sentences, depth);
-  context.text = joined(0, context.insert_at, length);
-  context.text.push_back(' ');  // also at depth 0: RULER joins an empty part
-  context.needle_at = context.text.size();
-  context.text.append(needle);
-  context.text.push_back(' ');
-  context.text += joined(context.insert_at, context.sentences, length);
+  context.insert_at = insert_position(context.sentences, needles[0].depth);
+  int64_t done = 0;
+  for (const DepthText& needle : needles) {
+    const int64_t here = insert_position(context.sentences, needle.depth);
+    context.text += joined(done, here, length);
+    context.text.push_back(' ');  // also at depth 0: RULER joins an empty part
+    if (&needle == &needles[0]) context.needle_at = context.text.size();
+    context.text.append(needle.text);
+    context.text.push_back(' ');
+    done = here;
+  }
+  context.text += joined(done, context.sentences, length);
   return context;
 }
 

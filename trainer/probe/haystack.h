@@ -13,9 +13,14 @@ namespace qkr {
 // The middle part of a prompt. Offsets are bytes into `text`.
 struct Context {
   std::string text;
-  size_t needle_at = 0;
-  int64_t sentences = 0;  // of the first N words, before the needle came in
-  int64_t insert_at = 0;  // int(sentences * (depth / 100)): the needle stands before this sentence
+  size_t needle_at = 0;   // of the first needle
+  int64_t sentences = 0;  // of the first N words, before the needles came in
+  int64_t insert_at = 0;  // int(sentences * (depth / 100)): the first needle stands before this one
+};
+
+struct DepthText {
+  double depth = 0;  // percent
+  std::string text;
 };
 
 class Haystack {
@@ -48,6 +53,9 @@ class Haystack {
 
   // Error: num_words below 1, depth (percent) outside 0 .. 100.
   Context with_needle(int64_t num_words, double depth, std::string_view needle) const;
+  // Several, by ascending depth. Between two that come to the same sentence stands an empty part, that
+  // is two spaces, as in RULER. Error also: none, a depth below the one before it.
+  Context with_needles(int64_t num_words, const std::vector<DepthText>& needles) const;
 
  private:
   void index_words(std::string_view given);

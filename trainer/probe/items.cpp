@@ -6,178 +6,227 @@
 #include "trainer/core/digest.h"
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
-#include "trainer/probe/random.h"
 #include "trainer/probe/sizing.h"
-#include "trainer/probe/words.h"
 
 namespace qkr {
 namespace {
 
 constexpr int64_t kManyWords =
     1000;  // a haystack of so many words without a second sentence has no depths
+constexpr int64_t kExampleTokens = 500;  // vt: of the solved example, as RULER sizes it
 
-std::string draw_uuid(SplitMix64* random) {
-  uint64_t high = random->next(), low = random->next();
-  high = (high & ~0xF000ull) | 0x4000ull;    // version 4
-  low = (low & ~(3ull << 62)) | 1ull << 63;  // the variant of RFC 9562
-  constexpr char kDigits[] = "0123456789abcdef";
-  std::string text;
-  for (int i = 0; i < 32; ++i) {
-    if (i == 8 || i == 12 || i == 16 || i == 20) text.push_back('-');
-    text.push_back(kDigits[(i < 16 ? high >> (60 - 4 * i) : low >> (124 - 4 * i)) & 15]);
-  }
-  return text;
+// RULER's limit for the task where it has one below its usual 128, and there is nothing to think about first.
+int64_t task_limit(const ProbeConfigSection& config, NeedleTask task) {
+  return config.mode == "chat" ? 0 : std::min(config.max_new_tokens, traits_of(task).max_new_tokens);
 }
 
-// Which of the 40 places the item takes: a new order for every 40 items of a cell.
-size_t draw_place(int64_t seed, NeedleTask task, int64_t length, int64_t index) {
-  const size_t count = depth_points().size();
-  const uint64_t round = static_cast<uint64_t>(index) / count;
-  SplitMix64 random({static_cast<uint64_t>(seed), static_cast<uint64_t>(task),
-                     static_cast<uint64_t>(length), round, 1});
-  std::vector<size_t> order(count);
-  for (size_t i = 0; i < count; ++i) {
-    const size_t j = random.below(i + 1);
-    order[i] = order[j];
-    order[j] = i;
+// Ascending shares of `count` lines as lines, no two the same.
+std::vector<int64_t> lines_at(const std::vector<double>& shares, int64_t count) {
+  std::vector<int64_t> lines;
+  const int64_t free = count - static_cast<int64_t>(shares.size()) + 1;
+  for (size_t i = 0; i < shares.size(); ++i) {
+    const int64_t line = static_cast<int64_t>(shares[i] * static_cast<double>(free));
+    lines.push_back(std::min(line, free - 1) + static_cast<int64_t>(i));
   }
-  return order[static_cast<size_t>(index) % count];
+  return lines;
 }
 
 // One candidate after another for an item, the largest that fitted kept.
 class ItemBuilder {
  public:
-  ItemBuilder(NeedleTask task, const NeedleDraw& draw, const Haystack* haystack,
-              const TextCodec& codec)
-      : draw_(draw), haystack_(haystack), codec_(codec) {
+  ItemBuilder(const ProbeConfigSection& config, NeedleTask task, int64_t length, int64_t index,
+              const Haystack* haystack, const TextCodec& codec)
+      : seed_(config.seed), length_(length), index_(index), mode_(config.mode), haystack_(haystack),
+        codec_(codec), limit_(task_limit(config, task)), draw_(draw_needle(config.seed, task, length, index)) {
     fields_.task = task;
-    fields_.key = draw.key;
-    fields_.value = draw.value;
-    fields_.depth = draw.depth;
+    fields_.asked = {draw_.key};
+    if (traits_of(task).queries > 1)
+      for (const Needle& other : draw_.others) fields_.asked.push_back(other.key);
+    if (is_chain()) {
+      fields_.chain = draw_.chain;
+      size_example();
+    }
   }
 
-  // Tokens of the whole input with so many units.
-  int64_t measure(int64_t units, int64_t budget) {
-    fields_.num_haystack = units;
-    fields_.insert_line =
-        std::min(units - 1, static_cast<int64_t>(draw_.fraction * static_cast<double>(units)));
+  // The fewest lines or words that the task can have.
+  int64_t least() const { return is_chain() ? kChainLength : 1; }
+
+  // Tokens of the whole input with so many lines or words.
+  int64_t measure(int64_t count, int64_t budget) {
+    place(count);
     Prompt prompt = build_prompt(fields_, haystack_);
-    std::vector<int32_t> ids = codec_.input_prefix;
-    const std::vector<int32_t> text = codec_.encode(prompt.prompt + prompt.answer_prefix);
+    const std::string input = input_text(prompt);
+    std::vector<int32_t> ids = mode_ == "base" ? codec_.input_prefix : std::vector<int32_t>();
+    const std::vector<int32_t> text = codec_.encode(input);
     ids.insert(ids.end(), text.begin(), text.end());
     const int64_t tokens = static_cast<int64_t>(ids.size());
     if (tokens <= budget) {  // the search goes up from what fits
       best_ = std::move(prompt);
-      best_fields_ = fields_;
+      best_count_ = count;
       best_ids_ = std::move(ids);
     }
     return tokens;
   }
 
-  // Tokens of units [first, last) by themselves.
-  int64_t part(int64_t first, int64_t last) const {
+  // Tokens of lines or words [first, last) by themselves.
+  int64_t part(int64_t first, int64_t last) {
     std::string text;
-    if (fields_.task != NeedleTask::kSingle1) {
-      text = " " + haystack_->join_words(first, last);
-    } else {
-      for (int64_t line = first; line < last; ++line) text.append(kNoiseLine).push_back('\n');
+    switch (traits_of(fields_.task).haystack) {
+      case HaystackKind::kText:
+        text = " " + haystack_->join_words(first, last);
+        break;
+      case HaystackKind::kNoise:
+        for (int64_t line = first; line < last; ++line) text.append(kNoiseLine).push_back('\n');
+        break;
+      case HaystackKind::kNeedles:
+        draw_distractors(last);
+        for (int64_t line = first; line < last; ++line)
+          text.append(needle_text(fields_.task, fields_.distractors[static_cast<size_t>(line)])).push_back('\n');
     }
     return static_cast<int64_t>(codec_.encode(text).size());
   }
 
-  NeedleItem finish(int64_t length, int64_t index) {
+  NeedleItem finish() {
+    place(best_count_);  // the last one measured may not have fitted
     NeedleItem item;
-    const bool noise = fields_.task == NeedleTask::kSingle1;
     item.task = fields_.task;
-    item.length = length;
-    item.index = index;
-    item.num_haystack = best_fields_.num_haystack;
-    item.insert_line = noise ? best_fields_.insert_line : 0;
-    item.depth = noise ? 100.0 * static_cast<double>(item.insert_line) /
-                             static_cast<double>(item.num_haystack)
-                       : fields_.depth;
+    item.length = length_;
+    item.index = index_;
+    item.mode = mode_;
+    item.num_haystack = best_count_;
     item.insert_sentence = best_.insert_sentence;
     item.sentences = best_.sentences;
-    item.key = fields_.key;
-    item.value = fields_.value;
-    const std::vector<int32_t> before =
-        codec_.encode(std::string_view(best_.prompt).substr(0, best_.value_byte));
-    item.answer_token_position = static_cast<int64_t>(codec_.input_prefix.size() + before.size());
+    item.key = is_chain() ? fields_.chain.value : listed(fields_.asked);
+    item.value = draw_.value;
+    take_answers(&item);
+    take_place(&item);
+    item.max_new_tokens = limit_;
+    const std::string input = input_text(best_);
+    const size_t shift = input.find(best_.prompt);  // of the prompt inside a chat template
+    const size_t value = best_.value_byte + (shift == std::string::npos ? 0 : shift);
+    const size_t special = mode_ == "base" ? codec_.input_prefix.size() : 0;
+    item.answer_token_position = static_cast<int64_t>(
+        special + codec_.encode(std::string_view(input).substr(0, value)).size());
     item.prompt = std::move(best_.prompt);
-    item.answer_prefix = std::move(best_.answer_prefix);
+    item.answer_prefix = mode_ == "chat" ? "" : std::move(best_.answer_prefix);
     item.ids = std::move(best_ids_);
     item.prompt_tokens = static_cast<int64_t>(item.ids.size());
-    item.haystack = noise ? "noise" : haystack_->name();
-    item.haystack_sha256 = noise ? "" : haystack_->digest();
-    item.sentence_rule = noise ? "" : haystack_->rule();
-    const std::string digest = Sha256().add(item.prompt).add(item.answer_prefix).hex();
-    item.id =
-        concat(needle_task_name(item.task), "/", length, "/", index, "#", digest.substr(0, 8));
+    item.id = concat(needle_task_name(item.task), "/", length_, "/", index_, "#",
+                     sha256_hex(input).substr(0, 8));
     return item;
   }
 
  private:
-  NeedleDraw draw_;
+  bool is_chain() const { return fields_.task == NeedleTask::kVariableTracking; }
+
+  std::string input_text(const Prompt& prompt) const {
+    if (mode_ == "base") return prompt.prompt + prompt.answer_prefix;
+    return codec_.chat(prompt.prompt) + (mode_ == "chat" ? "" : prompt.answer_prefix);
+  }
+
+  void draw_distractors(int64_t count) {
+    std::vector<Needle>& lines = fields_.distractors;
+    while (static_cast<int64_t>(lines.size()) < count)
+      lines.push_back(draw_distractor(seed_, fields_.task, length_, index_,
+                                      static_cast<int64_t>(lines.size()), draw_.key));
+  }
+
+  // Puts the needles into a haystack of `count` lines or words.
+  void place(int64_t count) {
+    fields_.num_haystack = count;
+    if (is_chain()) {
+      fields_.chain.lines = lines_at(draw_.chain_at, count);
+      return;
+    }
+    if (traits_of(fields_.task).haystack == HaystackKind::kNeedles) draw_distractors(count);
+    const int64_t line = std::min(count - 1, static_cast<int64_t>(draw_.fraction * static_cast<double>(count)));
+    fields_.needles = draw_.others;
+    fields_.needles.push_back({draw_.key, draw_.value, draw_.depth, line});
+    std::sort(fields_.needles.begin(), fields_.needles.end(),
+              [](const Needle& a, const Needle& b) { return a.depth < b.depth; });
+  }
+
+  void size_example() {
+    VariableChain& example = fields_.example = draw_.example;
+    const auto tokens = [&](int64_t lines) {
+      example.num_haystack = lines;
+      example.lines = lines_at(draw_.example_at, lines);
+      std::string text = chain_example(example);
+      text.pop_back();
+      for (const std::string& name : example.names) text.resize(text.size() - name.size() - 1);
+      return static_cast<int64_t>(codec_.encode(text).size());
+    };
+    int64_t lines = kChainLength;
+    while (tokens(lines + 1) <= kExampleTokens) ++lines;
+    tokens(lines);
+  }
+
+  void take_answers(NeedleItem* item) const {
+    if (is_chain()) {
+      item->other_values.assign(fields_.chain.names.begin() + 1, fields_.chain.names.end());
+      return;
+    }
+    if (traits_of(item->task).answers() > 1)
+      for (const Needle& other : draw_.others) item->other_values.push_back(other.value);
+    item->needles = fields_.needles;
+  }
+
+  void take_place(NeedleItem* item) const {
+    const HaystackKind kind = traits_of(item->task).haystack;
+    if (kind == HaystackKind::kText) {
+      item->depth = draw_.depth;
+      item->haystack = haystack_->name();
+      item->haystack_sha256 = haystack_->digest();
+      item->sentence_rule = haystack_->rule();
+      return;
+    }
+    item->insert_line = is_chain() ? fields_.chain.lines[0] : fields_.needles[0].line;
+    item->depth = 100.0 * static_cast<double>(item->insert_line) / static_cast<double>(best_count_);
+    item->haystack = kind == HaystackKind::kNoise ? "noise" : "needles";
+  }
+
+  int64_t seed_, length_, index_;
+  std::string mode_;
   const Haystack* haystack_;
   const TextCodec& codec_;
-  PromptFields fields_, best_fields_;
+  int64_t limit_;
+  NeedleDraw draw_;
+  PromptFields fields_;
   Prompt best_;
+  int64_t best_count_ = 0;
   std::vector<int32_t> best_ids_;
 };
 
 }  // namespace
 
-const std::vector<int>& depth_points() {
-  static const std::vector<int> points = {0,  3,  5,  8,  10, 13, 15, 18, 21, 23, 26, 28, 31, 33,
-                                          36, 38, 41, 44, 46, 49, 51, 54, 56, 59, 62, 64, 67, 69,
-                                          72, 74, 77, 79, 82, 85, 87, 90, 92, 95, 97, 100};
-  return points;
-}
-
-NeedleDraw draw_needle(int64_t seed, NeedleTask task, int64_t length, int64_t index) {
-  SplitMix64 random({static_cast<uint64_t>(seed), static_cast<uint64_t>(task),
-                     static_cast<uint64_t>(length), static_cast<uint64_t>(index), 0});
-  NeedleDraw draw;
-  const std::string_view adjective =
-      distinct_adjectives()[random.below(distinct_adjectives().size())];
-  const std::string_view noun = nouns()[random.below(nouns().size())];
-  draw.key = concat(adjective, "-", noun);
-  draw.value = task == NeedleTask::kSingle3 ? draw_uuid(&random)
-                                            : std::to_string(1000000 + random.below(9000000));
-  const size_t place = draw_place(seed, task, length, index);
-  if (task == NeedleTask::kSingle1) {
-    draw.fraction =
-        (static_cast<double>(place) + random.unit()) / static_cast<double>(depth_points().size());
-  } else {
-    draw.depth = depth_points()[place];
-  }
-  return draw;
-}
-
 NeedleItem draw_item(const ProbeConfigSection& config, NeedleTask task, int64_t length,
                      int64_t index, const Haystack* haystack, const TextCodec& codec,
                      int64_t guess) {
-  const bool noise = task == NeedleTask::kSingle1;
-  if (!noise && haystack == nullptr)
+  const bool in_text = traits_of(task).haystack == HaystackKind::kText;
+  if (in_text && haystack == nullptr)
     fail("probe.haystack: ", needle_task_name(task), " needs a text");
-  ItemBuilder builder(task, draw_needle(config.seed, task, length, index), haystack, codec);
+  if (config.mode != "base" && !codec.chat)
+    fail("probe.mode: ", config.mode, " needs a model with a chat template, got one without");
+  ItemBuilder builder(config, task, length, index, haystack, codec);
+  const int64_t limit = task_limit(config, task), offset = builder.least() - 1;
+  const int64_t room = limit > 0 ? limit : config.max_new_tokens;
   Sizing sizing;
-  sizing.budget = length - config.max_new_tokens;
-  sizing.guess = guess;
-  int64_t smallest = 0;  // tokens with one unit, for the message
+  sizing.budget = length - room;
+  sizing.guess = std::max<int64_t>(0, guess - offset);
+  int64_t smallest = 0;  // tokens with the fewest units, for the message
   sizing.whole = [&](int64_t units) {
-    const int64_t tokens = builder.measure(units, sizing.budget);
+    const int64_t tokens = builder.measure(units + offset, sizing.budget);
     if (units == 1) smallest = tokens;
     return tokens;
   };
   sizing.part = [&](int64_t first, int64_t last) { return builder.part(first, last); };
   if (largest_that_fits(sizing) == 0) {
-    fail("probe.lengths: ", length, " is too short for ", needle_task_name(task), ": one ",
-         noise ? "line" : "word", " of haystack takes ", smallest, " tokens and max_new_tokens ",
-         config.max_new_tokens);
+    fail("probe.lengths: ", length, " is too short for ", needle_task_name(task), ": ",
+         offset == 0 ? "one" : std::to_string(offset + 1), in_text ? " word" : " line", offset == 0 ? "" : "s",
+         " of haystack takes ", smallest, " tokens and max_new_tokens ", room);
   }
-  NeedleItem item = builder.finish(length, index);
-  if (!noise && item.sentences < 2 && item.num_haystack >= kManyWords) {
+  NeedleItem item = builder.finish();
+  if (in_text && item.sentences < 2 && item.num_haystack >= kManyWords) {
     fail(haystack->name(), ": must have sentences that end in . ! or ? and a space, got one in ",
          item.num_haystack, " words");
   }

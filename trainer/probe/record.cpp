@@ -8,9 +8,9 @@
 namespace qkr {
 namespace {
 
-// Walks key and member together, so that writing and reading cannot differ.
-template <class Result, class Visitor>
-void visit(Result& r, Visitor&& field) {
+// Walks key and member together, so that writing and reading cannot differ. `later`: keys that older files lack.
+template <class Result, class Visitor, class Later>
+void visit(Result& r, Visitor&& field, Later&& later) {
   field("stage", r.stage);
   field("step", r.step);
   field("id", r.id);
@@ -34,13 +34,18 @@ void visit(Result& r, Visitor&& field) {
   field("haystack", r.haystack);
   field("haystack_sha256", r.haystack_sha256);
   field("sentence_rule", r.sentence_rule);
+  later("max_new_tokens", r.max_new_tokens);
+  later("model", r.model);
+  later("tokenizer", r.tokenizer);
+  later("dtype", r.dtype);
 }
 
 }  // namespace
 
 nlohmann::ordered_json to_json(const ItemResult& result) {
   nlohmann::ordered_json row;
-  visit(result, [&](const char* key, const auto& value) { row[key] = value; });
+  const auto write = [&](const char* key, const auto& value) { row[key] = value; };
+  visit(result, write, write);
   row["seconds"] = std::round(result.seconds * 1000) / 1000;
   return row;
 }
@@ -48,7 +53,7 @@ nlohmann::ordered_json to_json(const ItemResult& result) {
 ItemResult item_result_from_json(const nlohmann::ordered_json& row, const std::string& place) {
   if (!row.is_object()) fail(place, ": must be an object");
   ItemResult result;
-  visit(result, [&](const char* key, auto& value) {
+  const auto read = [&](const char* key, auto& value) {
     const auto found = row.find(key);
     if (found == row.end()) fail(place, ": must have the key \"", key, "\"");
     using Value = std::remove_reference_t<decltype(value)>;
@@ -62,6 +67,9 @@ ItemResult item_result_from_json(const nlohmann::ordered_json& row, const std::s
     }
     if (!fits) fail(place, ": \"", key, "\" has the wrong type, got ", found->type_name());
     found->get_to(value);
+  };
+  visit(result, read, [&](const char* key, auto& value) {
+    if (row.contains(key)) read(key, value);
   });
   return result;
 }

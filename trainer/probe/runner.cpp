@@ -9,20 +9,28 @@
 namespace qkr {
 namespace {
 
-// Why to stop after `so_far`, or "". Only the newest tokens are decoded: a value that ends further
-// back was seen before. A token adds at least a character to it, but for the few (half a character,
-// a special one) that the margin is for.
-std::string stop_reason(const std::vector<int32_t>& so_far, const NeedleItem& item,
-                        const TextCodec& codec, const ProbeOptions& options) {
+int64_t token_limit(const NeedleItem& item, const ProbeOptions& options) {
+  return item.max_new_tokens > 0 ? std::min(item.max_new_tokens, options.max_new_tokens)
+                                 : options.max_new_tokens;
+}
+
+// Why to stop after `so_far`, or "". Only the newest tokens are decoded: an answer that ends further
+// back was seen before and is no longer among the `missing`. A token adds at least a character to it,
+// but for the few (half a character, a special one) that the margin is for.
+std::string stop_reason(const std::vector<int32_t>& so_far, std::vector<std::string>* missing,
+                        int64_t limit, const TextCodec& codec, const ProbeOptions& options) {
   if (so_far.empty()) return "";
   if (std::find(options.eos_ids.begin(), options.eos_ids.end(), so_far.back()) !=
       options.eos_ids.end())
     return "eos";
-  const size_t window = std::min(so_far.size(), item.value.size() + 16);
-  if (holds_answer(codec.decode({so_far.end() - static_cast<std::ptrdiff_t>(window), so_far.end()}),
-                   item.value))
-    return "value";
-  return static_cast<int64_t>(so_far.size()) >= options.max_new_tokens ? "length" : "";
+  size_t longest = 0;
+  for (const std::string& answer : *missing) longest = std::max(longest, answer.size());
+  const size_t window = std::min(so_far.size(), longest + 16);
+  const std::string text =
+      codec.decode({so_far.end() - static_cast<std::ptrdiff_t>(window), so_far.end()});
+  std::erase_if(*missing, [&](const std::string& answer) { return holds_answer(text, answer); });
+  if (missing->empty()) return "value";
+  return static_cast<int64_t>(so_far.size()) >= limit ? "length" : "";
 }
 
 ItemResult describe(const NeedleItem& item, const ProbeOptions& options) {
@@ -38,11 +46,16 @@ ItemResult describe(const NeedleItem& item, const ProbeOptions& options) {
   result.key = item.key;
   result.value = item.value;
   result.outputs = {item.value};
+  result.outputs.insert(result.outputs.end(), item.other_values.begin(), item.other_values.end());
   result.mode = options.mode;
   result.reading = options.reading;
   result.haystack = item.haystack;
   result.haystack_sha256 = item.haystack_sha256;
   result.sentence_rule = item.sentence_rule;
+  result.max_new_tokens = token_limit(item, options);
+  result.model = options.model;
+  result.tokenizer = options.tokenizer;
+  result.dtype = options.dtype;
   return result;
 }
 
@@ -50,9 +63,10 @@ ItemResult measure(const NeedleItem& item, const Generator& generate, const Text
                    const ProbeOptions& options) {
   ItemResult result = describe(item, options);
   result.stopped = "generator";
+  std::vector<std::string> missing = result.outputs;
   const auto begin = std::chrono::steady_clock::now();
   std::vector<int32_t> ids = generate(item.ids, [&](const std::vector<int32_t>& so_far) {
-    const std::string reason = stop_reason(so_far, item, codec, options);
+    const std::string reason = stop_reason(so_far, &missing, result.max_new_tokens, codec, options);
     if (!reason.empty()) result.stopped = reason;
     return !reason.empty();
   });

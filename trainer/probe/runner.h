@@ -25,6 +25,8 @@ struct ProbeOptions {
   std::string mode = "base";
   int64_t max_new_tokens = 128;
   std::vector<int32_t> eos_ids;  // any of them ends a text; none: only the limit does
+  // What the results hang on beside the prompts, as short digests; "" where nobody asked for them.
+  std::string model, tokenizer, dtype;
 };
 
 // One line of probe.jsonl.
@@ -42,10 +44,12 @@ struct ItemResult {
   bool hit = false;              // every output found
   bool is_null = false;          // nothing left after cleaning
   int64_t generated_tokens = 0;  // the end token counts
-  std::string stopped;  // "value": it has appeared, so the score cannot change; "eos"; "length";
+  std::string stopped;  // "value": all have appeared, so the score cannot change; "eos"; "length";
                         // "generator": it gave up
   double seconds = 0;
   std::string mode, reading, haystack, haystack_sha256, sentence_rule;
+  int64_t max_new_tokens = 0;            // the limit it had; 0: a row of before this was kept
+  std::string model, tokenizer, dtype;  // ProbeOptions'; "" likewise
 };
 
 // Called after every item; `done` of `total` are measured.

@@ -141,8 +141,9 @@ std::vector<CellComparison> compare_stages(const std::vector<ItemResult>& result
 }
 
 std::string rate_text(const CellSummary& cell) {
-  return percent(cell.rate) + "%  [" + percent(cell.interval.low) + ", " +
-         percent(cell.interval.high) + "]";
+  const std::string rate = percent(cell.rate) + "%  [" + percent(cell.interval.low) + ", " +
+                           percent(cell.interval.high) + "]";
+  return round_2(100 * cell.rate) == cell.score ? rate : rate + " score " + fixed(cell.score, 2);
 }
 
 std::string probe_table(const std::vector<ItemResult>& results) {

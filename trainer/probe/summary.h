@@ -48,7 +48,8 @@ std::vector<CellComparison> compare_stages(const std::vector<ItemResult>& result
 // one line a comparison. Empty without results. Ends with a newline.
 std::string probe_table(const std::vector<ItemResult>& results);
 
-// "88.0%  [70.0, 95.8]".
+// "88.0%  [70.0, 95.8]"; where items have several answers and some were found in part, RULER's score follows:
+// "44.0%  [26.7, 62.9] score 81.00".
 std::string rate_text(const CellSummary& cell);
 
 }  // namespace qkr
