@@ -37,6 +37,7 @@ struct Mutate {
     const auto& words = field.rule.one_of;
     if (words.empty()) return any_text(random);
     const std::string word = words[random() % words.size()];
+    if (word == "every N") return "every " + std::to_string(1 + random() % 1000);
     const bool has_number = word.size() > 2 && word[word.size() - 2] == ':';
     return has_number ? word.substr(0, word.size() - 1) + "0." + std::to_string(random() % 1000) : word;
   }
@@ -76,6 +77,8 @@ void expect_equal(RunConfig& a, RunConfig& b) {
 void reconcile(RunConfig& config) {
   config.output += "/of a run";
   if (config.qk_restore.method != "plain") config.qk_restore.parts = "qk";
+  if (config.qk_restore.method == "auto") config.qk_restore.at = "end";
+  if (config.qk_restore.optimizer_state == "rotate") config.qk_restore.optimizer_state = "keep";
   std::set<std::string> candidates(config.qk_restore.candidates.begin(), config.qk_restore.candidates.end());
   candidates.erase("none");
   config.qk_restore.candidates.assign(candidates.begin(), candidates.end());

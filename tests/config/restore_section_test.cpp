@@ -24,6 +24,24 @@ TEST(RestoreSection, MethodsMayCarryAShare) {
   }
 }
 
+TEST(RestoreSection, AtIsTheEndOrEverySoManySteps) {
+  EXPECT_EQ(restore_of("").at, "end");
+  EXPECT_EQ(restore_of("at: every 200").at, "every 200");
+  for (const std::string bad : {"every", "every 0", "every -1", "every 1.5", "every  2", "200", "every N"}) {
+    EXPECT_NE(error_of("at: \"" + bad + "\"").find("qk_restore.at: must be one of end, every N, got "), std::string::npos) << bad;
+  }
+  const std::string dumped = dump_config(parse_config(kLeast + "qk_restore: {at: every 200}\n", "c.yaml", {}));
+  EXPECT_EQ(dump_config(parse_config(dumped, "d.yaml", {})), dumped);
+  EXPECT_NE(error_of("method: auto, at: every 5").find("qk_restore.at: must be end where the method is auto"), std::string::npos);
+  EXPECT_EQ(error_of("method: procrustes, at: every 5, optimizer_state: rotate"), "");
+  for (const std::string method : {"plain", "procrustes-head", "qk-pro", "lerp:0.5", "qkv"}) {
+    EXPECT_NE(error_of("at: every 5, optimizer_state: rotate, method: " + method)
+                  .find("qk_restore.optimizer_state: must be reset or keep where the method is " + method + ", which has no rotation of the input; got 'rotate'"),
+              std::string::npos);
+    EXPECT_EQ(error_of("at: every 5, optimizer_state: keep, method: " + method), "");
+  }
+}
+
 TEST(RestoreSection, AutoHasCandidatesAndNeedsAProbe) {
   const auto error_with = [](const std::string& restore, const std::string& probe) {
     return QKR_MESSAGE_OF(parse_config(kLeast + "qk_restore: {" + restore + "}\nprobe: {" + probe + "}\n", "c.yaml", {}));
@@ -98,6 +116,7 @@ TEST(RestoreSection, SchemaSaysTheSame) {
   const nlohmann::json& method = restore.at("method").at("anyOf");
   EXPECT_EQ(method[0].at("enum")[1], "plain");
   EXPECT_EQ(method[1].at("pattern"), "^lerp:[0-9.eE+-]+$");
+  EXPECT_EQ(restore.at("at").at("anyOf")[1].at("pattern"), "^every [0-9]+$");
   const nlohmann::json& candidate = restore.at("candidates").at("items").at("anyOf");
   EXPECT_EQ(candidate[0].at("enum")[2], "procrustes");
   EXPECT_EQ(candidate[1].at("pattern"), "^procrustes:[0-9.eE+-]+$");

@@ -172,6 +172,7 @@ TEST(DryRun, SaysWhatOfTheRestoreIsNotTheDefault) {
             "restore  plain, layers 3 1, parts mixer, biases stay as tuned");
   EXPECT_EQ(restore_line({"qk_restore.method=lerp:0.5", "qk_restore.layers=linear", "qk_restore.qk_norm=true"}),
             "restore  lerp:0.5, linear layers alone, with the gains of QK-norm");
+  EXPECT_EQ(restore_line({"qk_restore.method=plain", "qk_restore.at=every 2"}), "restore  plain, every 2 steps and at the end (moments: reset)");
 }
 
 TEST(DryRun, OfTheDemoPasses) {

@@ -112,6 +112,7 @@ std::string restore_line(const RestoreConfigSection& r) {
   }
   if (r.method == "procrustes") text += ", anchor " + dial(r.anchor);
   if (starts_with(r.method, "qk-pro")) text += ", ridge " + dial(ridge_of(r));
+  if (restore_interval(r) > 0) text += ", " + r.at + " steps and at the end (moments: " + r.optimizer_state + ")";
   if (!r.layers.word.empty() && r.layers != plain.layers) text += ", " + r.layers.word + (r.layers.word == "all" ? " layers" : " layers alone");
   if (r.layers.word.empty()) text += ", layers " + numbers(r.layers.list);
   if (r.parts != plain.parts) text += ", parts " + r.parts;

@@ -10,6 +10,7 @@
 #include "trainer/core/text.h"
 #include "trainer/hooks/auto_restore.h"
 #include "trainer/hooks/log_hook.h"
+#include "trainer/hooks/restore_every.h"
 #include "trainer/hooks/state_hooks.h"
 #include "trainer/io/atomic.h"
 #include "trainer/io/safetensors.h"
@@ -26,14 +27,17 @@ namespace fs = std::filesystem;
 // Everything that decides the trajectory of the weights, key by key, so that a refused resume can say which one differs.
 Identity identity_of(const Prepared& p, const Snapshot& snapshot) {
   Identity identity = {{"digest of the tokens and masks", p.dataset.digest()}, {"digest of the snapshot", snapshot.digest()}};
+  const bool during = restore_interval(p.config.qk_restore) > 0;
   identity["held-out samples"] = std::to_string(p.held_out.size());
   std::istringstream lines(dump_config(p.config));  // "section:", then "  key: value"
   std::string section;
   for (std::string line; std::getline(lines, line);) {
     const size_t colon = line.find(':');
+    // What the restore does counts where it acts during the run; at the end another one may be tried on the same steps.
+    const bool restores = section == "qk_restore" && (during || starts_with(line, "  at:"));
     if (!starts_with(line, "  ")) {
       section = line.substr(0, colon);
-    } else if (section == "model" || section == "data" || section == "train" || section == "optim") {
+    } else if (restores || section == "model" || section == "data" || section == "train" || section == "optim") {
       identity[section + "." + line.substr(2, colon - 2)] = line.substr(colon + 2);
     }
   }
@@ -104,12 +108,16 @@ std::vector<Batch> held_out_batches(const Prepared& p) {
   return batches;
 }
 
-// The hooks in the order in which they act: log, checkpoint, probe, then what happens once at the end.
+// The hooks in the order in which they act: log, a restore during the run, so that the checkpoint of its step holds it, checkpoint,
+// probe, then what happens once at the end.
 std::vector<std::unique_ptr<Hook>> make_hooks(const Prepared& p, const Snapshot& snapshot, const Decoder& decoder, RecallProbe& probe,
                                               const Identity& identity, int64_t resumed_step, Console& console) {
   const fs::path out = p.config.output;
   std::vector<std::unique_ptr<Hook>> hooks;
   hooks.push_back(std::make_unique<LogHook>(p.config.log, out, resumed_step, console));
+  if (restore_interval(p.config.qk_restore) > 0 && p.config.qk_restore.method != "none") {
+    hooks.push_back(std::make_unique<RestoreEveryHook>(p.config.qk_restore, snapshot, out / "restores.jsonl", resumed_step, console));
+  }
   hooks.push_back(std::make_unique<CheckpointHook>(p.config.checkpoint, out / "checkpoints", identity, console));
   hooks.push_back(std::make_unique<ProbeHook>(p.config.probe, probe));
   if (p.config.save_sft_model) hooks.push_back(std::make_unique<ExportHook>(out / "model-sft", p.source, console));

@@ -82,6 +82,16 @@ void check_restore(const RestoreConfigSection& restore, Found& found) {
   }
 }
 
+void check_during(const RestoreConfigSection& restore, Found& found) {
+  if (restore.method == "auto" && restore.at != "end") {
+    found.push_back({"qk_restore.at", "must be end where the method is auto, which is scored once; got " + quoted(restore.at)});
+  }
+  if (restore.optimizer_state == "rotate" && restore.method != "procrustes" && restore.method != "none") {
+    found.push_back({"qk_restore.optimizer_state", concat("must be reset or keep where the method is ", restore.method,
+                                                          ", which has no rotation of the input; got 'rotate'")});
+  }
+}
+
 void check_auto(const RunConfig& config, Found& found) {
   const RestoreConfigSection& restore = config.qk_restore;
   if (restore.candidates.empty() || restore.candidates[0] != "none") {
@@ -108,6 +118,7 @@ std::vector<Contradiction> find_contradictions(const RunConfig& config) {
   check_data(config.data, found);
   check_train(config, found);
   check_restore(config.qk_restore, found);
+  check_during(config.qk_restore, found);
   check_auto(config, found);
   check_probe(config.probe, found);
   const auto normal = [](const std::string& path) {

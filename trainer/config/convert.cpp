@@ -22,14 +22,16 @@ bool from_text(const std::string& text, T* value) {
   return error == std::errc() && stop == end;
 }
 
-// Whether `text` is the allowed word, or the word with a number in the place of its ":A" or ":X".
+// Whether `text` is the allowed word, or the word with a number in the place of its ":A", ":X" or " N".
 bool is_word(const std::string& text, const std::string& word) {
-  const bool share = ends_with(word, ":A");
-  if (!share && !ends_with(word, ":X")) return text == word;
+  const bool share = ends_with(word, ":A"), count = ends_with(word, " N");
+  if (!share && !count && !ends_with(word, ":X")) return text == word;
   const size_t stem = word.size() - 1;
+  if (!starts_with(text, word.substr(0, stem))) return false;
+  int64_t integer = 0;
+  if (count) return from_text(text.substr(stem), &integer) && integer >= 1;
   double number = 0;
-  return starts_with(text, word.substr(0, stem)) && from_text(text.substr(stem), &number) && number >= 0 &&
-         (share ? number <= 1 : std::isfinite(number));
+  return from_text(text.substr(stem), &number) && number >= 0 && (share ? number <= 1 : std::isfinite(number));
 }
 
 bool has_leading_zero(const std::string& text) {

@@ -13,7 +13,8 @@ namespace qkr {
 
 // What a value must satisfy beyond its type.
 struct Rule {
-  // Strings and string lists: the allowed words; empty: any. A word's end may stand for a number: ":A" from 0 to 1, ":X" from 0 on.
+  // Strings and string lists: the allowed words; empty: any. A word's end may stand for a number: ":A" from 0 to 1, ":X" from 0 on,
+  // " N" an integer from 1 on.
   std::vector<std::string> one_of = {};
   double min = -std::numeric_limits<double>::infinity();
   double max = std::numeric_limits<double>::infinity();
@@ -143,6 +144,7 @@ struct RestoreConfigSection {
   LayerChoice layers;
   std::string parts = "qk";
   std::string at = "end";
+  std::string optimizer_state = "reset";
   double anchor = 1.0e-2;
   std::optional<double> ridge;
   bool biases = true;
@@ -166,7 +168,12 @@ struct RestoreConfigSection {
     field("parts", parts,
           "of the token mixers: W_Q and W_K, one of W_Q, W_K, W_V, W_O, the gates, the norms' gains, or mixer: all of them",
           Rule{.one_of = {"qk", "q", "k", "v", "o", "gates", "norms", "mixer"}});
-    field("at", at, "end: after the last step", Rule{.one_of = {"end"}});
+    field("at", at, "end: after the last step; every N: during the run too, after every N-th step, and the optimizer follows",
+          Rule{.one_of = {"end", "every N"}});
+    field("optimizer_state", optimizer_state,
+          "at: every N, what becomes of the Adam moments of the weights that went back: reset to 0, rotate: turned by procrustes' R, keep; "
+          "their fp32 masters follow in any case",
+          Rule{.one_of = {"reset", "rotate", "keep"}});
     field("anchor", anchor, "procrustes: pull towards R = I, mu = anchor * mean |diag(W_pre^T W_post)|; 0: none, large: plain",
           Rule{.min = 0});
     field("ridge", ridge,

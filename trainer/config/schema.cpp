@@ -52,16 +52,16 @@ Json field_schema(const Field& field) {
       Json list = {{"type", "array"}, {"items", {{"type", "integer"}, {"minimum", 0}}}, {"minItems", 1}, {"uniqueItems", true}};
       return {{"anyOf", {{{"type", "string"}, {"enum", rule.one_of}}, list}}, {"default", v->word}};
     }
-    // Numbers after a word's colon are checked by convert.cpp; the pattern says how they are written.
+    // Numbers in a word are checked by convert.cpp; the pattern says how they are written.
     Json words() const {
       Json plain = Json::array(), choices = Json::array();
-      const auto has_number = [](const std::string& word) { return ends_with(word, ":A") || ends_with(word, ":X"); };
+      const auto has_number = [](const std::string& word) { return ends_with(word, ":A") || ends_with(word, ":X") || ends_with(word, " N"); };
       for (const std::string& word : rule.one_of) {
         if (!has_number(word)) plain.push_back(word);
       }
       choices.push_back({{"enum", plain}});
       for (const std::string& word : rule.one_of) {
-        if (has_number(word)) choices.push_back({{"pattern", "^" + word.substr(0, word.size() - 1) + "[0-9.eE+-]+$"}});
+        if (has_number(word)) choices.push_back({{"pattern", "^" + word.substr(0, word.size() - 1) + (ends_with(word, " N") ? "[0-9]+$" : "[0-9.eE+-]+$")}});
       }
       if (choices.size() == 1) return {{"type", "string"}, {"enum", plain}};
       return {{"type", "string"}, {"anyOf", choices}};

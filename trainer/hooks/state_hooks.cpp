@@ -16,15 +16,6 @@ const char* parts_text(const std::string& parts) {
   return kWords.at(parts);
 }
 
-// "restore lerp:0.5: W_Q and W_K of 7 softmax layers".
-std::string restore_title(const RestoreReport& report) {
-  if (report.method == "none") return "restore none: nothing was put back";
-  const LayerChoice& choice = report.layer_choice;
-  const std::string kind = choice.word.empty() || choice.word == "all" ? "" : choice.word + " ";
-  return "restore " + report.method + ": " + parts_text(report.parts) + " of " + std::to_string(report.layers.size()) + " " + kind +
-         (report.layers.size() == 1 ? "layer" : "layers");
-}
-
 std::string restore_line(const LayerReport& layer) {
   static const std::pair<const char*, const char*> kChanges[] = {{"q", "Q"}, {"k", "K"}, {"v", "V"}, {"o", "O"}, {"gates", "gates"},
                                                                  {"norms", "norms"}};
@@ -43,6 +34,14 @@ std::string restore_line(const LayerReport& layer) {
 }
 
 }  // namespace
+
+std::string restore_title(const RestoreReport& report) {
+  if (report.method == "none") return "restore none: nothing was put back";
+  const LayerChoice& choice = report.layer_choice;
+  const std::string kind = choice.word.empty() || choice.word == "all" ? "" : choice.word + " ";
+  return "restore " + report.method + ": " + parts_text(report.parts) + " of " + std::to_string(report.layers.size()) + " " + kind +
+         (report.layers.size() == 1 ? "layer" : "layers");
+}
 
 std::string restore_text(const RestoreReport& report) {
   std::string text = restore_title(report) + "\n";

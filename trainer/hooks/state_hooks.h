@@ -34,7 +34,9 @@ class CheckpointHook : public Hook {
   int64_t saved_step_ = -1;
 };
 
-// "restore plain: W_Q and W_K of 2 softmax layers", then a line a layer in the method's own terms.
+// "restore plain: W_Q and W_K of 2 softmax layers".
+std::string restore_title(const RestoreReport& report);
+// The same, then a line a layer in the method's own terms.
 std::string restore_text(const RestoreReport& report);
 
 // After the last step: the selected weights go back by the configured method, masters follow, restore.json says what was done.

@@ -109,7 +109,10 @@ void LayerRestorer::procrustes() {
     report.rotation = frobenius(r - at::eye(r.size(0), r.options())) / std::sqrt(r.size(0));
     report.certificate = read_certificate(certificate);
     int64_t row = 0;
-    for (size_t i = 0; i < names.size(); row += stack_pre[i++].size(0)) write(names[i], restored.narrow(0, row, stack_pre[i].size(0)));
+    for (size_t i = 0; i < names.size(); row += stack_pre[i++].size(0)) {
+      write(names[i], restored.narrow(0, row, stack_pre[i].size(0)));
+      rotations[names[i]] = r;
+    }
   }
   put_back_the_rest();
 }

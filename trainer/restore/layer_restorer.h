@@ -36,6 +36,7 @@ class LayerRestorer {
   std::vector<Write> finish();
 
   LayerReport report;
+  Rotations rotations;
 
  private:
   at::Tensor pre(const std::string& name) const;   // on the device of the live weight

@@ -81,6 +81,16 @@ std::optional<double> blend_of(const std::string& method) {
   return share;
 }
 
+int64_t restore_interval(const RestoreConfigSection& section) {
+  const std::string stem = "every ";
+  if (section.at.compare(0, stem.size(), stem) != 0) return 0;
+  int64_t every = 0;
+  const char* const end = section.at.data() + section.at.size();
+  const auto [stop, error] = std::from_chars(section.at.data() + stem.size(), end, every);
+  if (stop != end || error != std::errc() || every < 1) fail("qk_restore.at: every N must have a whole number N >= 1, got ", section.at);
+  return every;
+}
+
 double ridge_of(const RestoreConfigSection& section) {
   return section.ridge.value_or(section.method == "qk-pro-bilinear" ? 0.1 : 1e-6);
 }
@@ -106,7 +116,7 @@ void check_restorable(const Snapshot& snapshot, const RestoreConfigSection& sect
   if (!first.empty()) fail(first);
 }
 
-RestoreReport restore(NamedTensors& weights, const Snapshot& snapshot, const RestoreConfigSection& section) {
+RestoreReport restore(NamedTensors& weights, const Snapshot& snapshot, const RestoreConfigSection& section, Rotations* rotations) {
   if (const std::string reason = restore_refusal(snapshot, section); !reason.empty()) fail(reason);
   check_same(weights, snapshot);
   at::NoGradGuard no_grad;
@@ -125,6 +135,7 @@ RestoreReport restore(NamedTensors& weights, const Snapshot& snapshot, const Res
     apply(one, section.method);
     const std::vector<Write> found = one.finish();
     report.layers.push_back(std::move(one.report));
+    if (rotations != nullptr) rotations->merge(one.rotations);
     writes.insert(writes.end(), found.begin(), found.end());
   }
   NamedTensors written;

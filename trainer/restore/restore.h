@@ -3,13 +3,14 @@
 //
 // Restored weights are written in place, and nothing else is. Whoever keeps an optimizer must follow: a restored bf16 weight
 // with a split fp32 master (ops/adamw_split.h) needs its master_low set to zero, else the master is a mix of the new upper and
-// the old lower bits; its Adam moments belong to the weights before the restore.
+// the old lower bits; its Adam moments belong to the weights before the restore (trainer/optim/moments.h).
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
+#include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <map>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -50,6 +51,9 @@ struct RestoreReport {
   std::string restored_sha256;  // tensors_digest of all tensors written
 };
 
+// By the name of a weight [rows, d] that procrustes wrote: its R [d, d], fp64, on the weight's device; restored = W_pre R.
+using Rotations = std::map<std::string, at::Tensor>;
+
 // Copies into the live tensors of `weights`, which may be on a GPU, by section.method:
 //   none        nothing is written, the changes are still measured
 //   plain       W_pre, byte for byte; q, k and qkv are plain with these parts
@@ -64,7 +68,8 @@ struct RestoreReport {
 // All is computed before anything is written. Throws Error (bad input) naming the tensor if a name, shape or dtype of the
 // snapshot is not the model's or the snapshot lacks what is selected, and (run failed) if weights that are computed with
 // hold NaN or Inf.
-RestoreReport restore(NamedTensors& weights, const Snapshot& snapshot, const RestoreConfigSection& section);
+// `rotations`, if given, gets what turned each weight, for those who must turn what belongs to it.
+RestoreReport restore(NamedTensors& weights, const Snapshot& snapshot, const RestoreConfigSection& section, Rotations* rotations = nullptr);
 
 // Why the method cannot work on the selected layers of the snapshot, "" if it can: what restore() refuses first. The QK-norm
 // gains that count are the snapshot's.
@@ -79,6 +84,9 @@ double ridge_of(const RestoreConfigSection& section);
 
 // The A of "lerp:A", nothing for another method. Throws Error if A is not a number from 0 to 1.
 std::optional<double> blend_of(const std::string& method);
+
+// The N of at: every N; 0 for end. Throws Error if N is not a whole number from 1 on.
+int64_t restore_interval(const RestoreConfigSection& section);
 
 // What restore.json holds. Numbers that are not finite become null; what a method has not is left out.
 nlohmann::json to_json(const RestoreReport& report);
