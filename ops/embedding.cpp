@@ -56,7 +56,11 @@ struct Embedding : torch::autograd::Function<Embedding> {
   }
 };
 
-Tensor embedding_autograd(const Tensor& weight, const Tensor& tokens) { return Embedding::apply(weight, tokens); }
+Tensor embedding_autograd(const Tensor& weight, const Tensor& tokens) {
+  if (!nothing_records()) return Embedding::apply(weight, tokens);
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return embed_tokens(weight, tokens);
+}
 
 void check(const Tensor& grad, const Tensor& tokens, int64_t vocabulary) {
   constexpr const char* kOp = "embedding_grad";
@@ -88,8 +92,9 @@ Tensor embed_tokens(const Tensor& weight, const Tensor& tokens) {
 }
 
 Tensor embedding_grad(const Tensor& grad, const Tensor& tokens, int64_t vocabulary) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("qk_restore::embedding_grad", "").typed<decltype(embedding_grad)>();
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("qk_restore::embedding_grad", "")
+                             .typed<decltype(embedding_grad)>();
   return op.call(grad, tokens, vocabulary);
 }
 

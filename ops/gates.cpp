@@ -60,7 +60,9 @@ struct Gate : torch::autograd::Function<Gate<kKind>> {
 
 template <GateKind kKind>
 Tensor autograd_key(const Tensor& gate, const Tensor& x) {
-  return Gate<kKind>::apply(gate, x);
+  if (!nothing_records()) return Gate<kKind>::apply(gate, x);
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return call_fwd(kKind, gate, x);
 }
 
 template <GateKind kKind>

@@ -12,9 +12,15 @@
 
 namespace qkr {
 
-// The dtype in which a composite computes what must not be rounded: fp32, but fp64 where the tensors are (that is how the truth
-// is reached).
-inline at::ScalarType wide_type(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+// The dtype in which a composite computes what must not be rounded: fp32, but fp64 where the tensors are (that is how
+// the truth is reached).
+inline at::ScalarType wide_type(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// Where nothing records, a call skips its autograd function and saves the host some microseconds: a decode step is
+// made of them.
+inline bool nothing_records() { return !c10::GradMode::is_enabled(); }
 
 inline void check_first_derivative_only(const char* op) {
   TORCH_CHECK(!c10::GradMode::is_enabled(), op, ": has no second derivative; call backward without create_graph");

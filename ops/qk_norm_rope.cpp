@@ -64,7 +64,9 @@ Tensor autograd_key(const Tensor& x, const OptionalTensor& weight, const Optiona
        {std::pair<const char*, const OptionalTensor&>{"cos", cos}, {"sin", sin}, {"factor", factor}}) {
     if (t) check_no_grad(kOp, name, *t);
   }
-  return QkNormRope::apply(x, weight, cos, sin, factor, eps);
+  if (!nothing_records()) return QkNormRope::apply(x, weight, cos, sin, factor, eps);
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return fwd_handle().call(x, weight, cos, sin, factor, eps);
 }
 
 void check(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& cos, const OptionalTensor& sin,
@@ -96,8 +98,8 @@ Tensor rotated(const Tensor& x, const Tensor& cos, const Tensor& sin) {
 
 }  // namespace
 
-Tensor qk_norm_rope_meta(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& cos, const OptionalTensor& sin,
-                         const OptionalTensor& factor, double eps) {
+Tensor qk_norm_rope_meta(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& cos,
+                         const OptionalTensor& sin, const OptionalTensor& factor, double eps) {
   check(x, weight, cos, sin, factor, eps);
   return at::empty(x.sizes(), x.options());
 }
@@ -133,8 +135,9 @@ std::tuple<Tensor, Tensor> qk_norm_rope_bwd_composite(const Tensor& grad, const 
   Tensor g = grad.to(wide);
   if (factor) g = g * factor->view({-1, 1, 1});
   if (cos) g = rotated(g, cos->to(wide), -sin->to(wide));
-  if (!weight) return {g.is_same(grad) ? grad.clone(at::MemoryFormat::Contiguous) : g.to(type).contiguous(),
-                       at::empty({0}, x.options())};
+  if (!weight)
+    return {g.is_same(grad) ? grad.clone(at::MemoryFormat::Contiguous) : g.to(type).contiguous(),
+            at::empty({0}, x.options())};
   const Tensor h = x.to(wide);
   const Tensor inv_rms = at::rsqrt(h.square().mean(-1, true) + eps);  // [N, H, 1]
   const Tensor m = h * inv_rms;

@@ -37,8 +37,8 @@ std::tuple<Tensor, Tensor, Tensor> call_bwd(const Tensor& grad_y, const Optional
 
 // Returns {y}, or {y, h} with `added`.
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& added, const OptionalTensor& gate,
-                               const Tensor& weight, double eps) {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& added,
+                               const OptionalTensor& gate, const Tensor& weight, double eps) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     const auto [y, h] = call_fwd(x, added, gate, weight, eps);
     ctx->save_for_backward({added ? h : x, gate.value_or(Tensor()), weight});
@@ -59,25 +59,35 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
   }
 };
 
-Tensor rms_norm_autograd(const Tensor& x, const Tensor& weight, double eps) {
-  return RmsNorm::apply(x, OptionalTensor(), OptionalTensor(), weight, eps)[0];
-}
-std::tuple<Tensor, Tensor> add_rms_norm_autograd(const Tensor& x, const Tensor& added, const Tensor& weight, double eps) {
-  const variable_list out = RmsNorm::apply(x, OptionalTensor(added), OptionalTensor(), weight, eps);
-  return {out[0], out[1]};
-}
-Tensor gated_rms_norm_autograd(const Tensor& x, const Tensor& gate, const Tensor& weight, double eps) {
-  return RmsNorm::apply(x, OptionalTensor(), OptionalTensor(gate), weight, eps)[0];
-}
-
 Tensor rms_norm_no_grad(const Tensor& x, const Tensor& weight, double eps) {
   return std::get<0>(call_fwd(x, {}, {}, weight, eps));
 }
-std::tuple<Tensor, Tensor> add_rms_norm_no_grad(const Tensor& x, const Tensor& added, const Tensor& weight, double eps) {
+std::tuple<Tensor, Tensor> add_rms_norm_no_grad(const Tensor& x, const Tensor& added, const Tensor& weight,
+                                                double eps) {
   return call_fwd(x, added, {}, weight, eps);
 }
 Tensor gated_rms_norm_no_grad(const Tensor& x, const Tensor& gate, const Tensor& weight, double eps) {
   return std::get<0>(call_fwd(x, {}, gate, weight, eps));
+}
+
+Tensor rms_norm_autograd(const Tensor& x, const Tensor& weight, double eps) {
+  if (!nothing_records()) return RmsNorm::apply(x, OptionalTensor(), OptionalTensor(), weight, eps)[0];
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return rms_norm_no_grad(x, weight, eps);
+}
+std::tuple<Tensor, Tensor> add_rms_norm_autograd(const Tensor& x, const Tensor& added, const Tensor& weight,
+                                                 double eps) {
+  if (nothing_records()) {
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    return add_rms_norm_no_grad(x, added, weight, eps);
+  }
+  const variable_list out = RmsNorm::apply(x, OptionalTensor(added), OptionalTensor(), weight, eps);
+  return {out[0], out[1]};
+}
+Tensor gated_rms_norm_autograd(const Tensor& x, const Tensor& gate, const Tensor& weight, double eps) {
+  if (!nothing_records()) return RmsNorm::apply(x, OptionalTensor(), OptionalTensor(gate), weight, eps)[0];
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return gated_rms_norm_no_grad(x, gate, weight, eps);
 }
 
 // h / rms(h) before any rounding, and 1 / rms(h).
@@ -116,8 +126,8 @@ std::tuple<Tensor, Tensor> rms_norm_fwd_meta(const Tensor& x, const OptionalTens
   return {at::empty(x.sizes(), x.options()), added ? at::empty(x.sizes(), x.options()) : nothing(x)};
 }
 
-std::tuple<Tensor, Tensor> rms_norm_fwd_composite(const Tensor& x, const OptionalTensor& added, const OptionalTensor& gate,
-                                                  const Tensor& weight, double eps) {
+std::tuple<Tensor, Tensor> rms_norm_fwd_composite(const Tensor& x, const OptionalTensor& added,
+                                                  const OptionalTensor& gate, const Tensor& weight, double eps) {
   check_rms_norm(x, added, gate, weight, eps);
   const Tensor h = added ? (x + *added).contiguous() : x;
   Tensor y = normed(h, eps).first.to(x.scalar_type()).mul_(weight);
@@ -125,8 +135,9 @@ std::tuple<Tensor, Tensor> rms_norm_fwd_composite(const Tensor& x, const Optiona
   return {y.contiguous(), added ? h : nothing(x)};
 }
 
-std::tuple<Tensor, Tensor, Tensor> rms_norm_bwd_meta(const Tensor& grad_y, const OptionalTensor& grad_h, const Tensor& h,
-                                                     const OptionalTensor& gate, const Tensor& weight, double eps) {
+std::tuple<Tensor, Tensor, Tensor> rms_norm_bwd_meta(const Tensor& grad_y, const OptionalTensor& grad_h,
+                                                     const Tensor& h, const OptionalTensor& gate, const Tensor& weight,
+                                                     double eps) {
   check_rms_norm(h, grad_h, gate, weight, eps);
   check_shape(kOp, "grad_y", grad_y, h.sizes());
   check_dtype(kOp, "grad_y", grad_y, {h.scalar_type()});
@@ -135,8 +146,9 @@ std::tuple<Tensor, Tensor, Tensor> rms_norm_bwd_meta(const Tensor& grad_y, const
           at::empty(weight.sizes(), weight.options())};
 }
 
-std::tuple<Tensor, Tensor, Tensor> rms_norm_bwd_composite(const Tensor& grad_y, const OptionalTensor& grad_h, const Tensor& h,
-                                                          const OptionalTensor& gate, const Tensor& weight, double eps) {
+std::tuple<Tensor, Tensor, Tensor> rms_norm_bwd_composite(const Tensor& grad_y, const OptionalTensor& grad_h,
+                                                          const Tensor& h, const OptionalTensor& gate,
+                                                          const Tensor& weight, double eps) {
   check_rms_norm(h, grad_h, gate, weight, eps);
   const at::ScalarType type = h.scalar_type(), wide = wide_type(h);
   const auto [m, inv_rms] = normed(h, eps);
@@ -168,8 +180,9 @@ std::tuple<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& added, co
 }
 
 Tensor gated_rms_norm(const Tensor& x, const Tensor& gate, const Tensor& weight, double eps) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("qk_restore::gated_rms_norm", "").typed<decltype(gated_rms_norm)>();
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("qk_restore::gated_rms_norm", "")
+                             .typed<decltype(gated_rms_norm)>();
   return op.call(x, gate, weight, eps);
 }
 

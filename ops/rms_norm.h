@@ -7,9 +7,9 @@
 
 namespace qkr {
 
-// All: x [..., D], weight [D] of x's dtype; bf16, fp32 (or fp16, fp64, which have no kernels and go through ATen). Arithmetic in
-// fp32, intermediates rounded where the official models round them; formulas and gradients: csrc/rms_norm/params.h. Differentiable
-// once in every tensor; deterministic; nothing waits for the device.
+// All: x [..., D], weight [D] of x's dtype; bf16, fp32 (or fp16, fp64, which have no kernels and go through ATen).
+// Arithmetic in fp32, intermediates rounded where the official models round them; formulas and gradients:
+// csrc/rms_norm/params.h. Differentiable once in every tensor; deterministic; nothing waits for the device.
 
 // round(x / rms(x)) * weight, rms(v) = sqrt(mean(v^2) + eps).
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);

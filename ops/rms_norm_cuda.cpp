@@ -26,8 +26,8 @@ int64_t stride_of(const std::optional<RowsView>& rows) { return rows ? rows->str
 
 // False where the kernels do not hold a row.
 template <class T>
-bool fwd(const RowsView& x, const std::optional<RowsView>& added, const std::optional<RowsView>& gate, const Tensor& weight,
-         double eps, const Tensor& y, const Tensor& sum) {
+bool fwd(const RowsView& x, const std::optional<RowsView>& added, const std::optional<RowsView>& gate,
+         const Tensor& weight, double eps, const Tensor& y, const Tensor& sum) {
   RmsNormParams<T> p;
   p.x = x.data<T>();
   p.added = data_of<T>(added);
@@ -51,16 +51,18 @@ std::tuple<Tensor, Tensor> rms_norm_fwd_cuda(const Tensor& x, const OptionalTens
     const RowsView rows(x);
     const auto added_rows = rows_of(added), gate_rows = rows_of(gate);
     const Tensor w = weight.contiguous();
-    const bool served = with_kernel_type(
-        x, [&, &y = y, &sum = sum](auto zero) { return fwd<decltype(zero)>(rows, added_rows, gate_rows, w, eps, y, sum); });
+    const bool served = with_kernel_type(x, [&, &y = y, &sum = sum](auto zero) {
+      return fwd<decltype(zero)>(rows, added_rows, gate_rows, w, eps, y, sum);
+    });
     if (served) return {y, sum};
   }
   return rms_norm_fwd_composite(x, added, gate, weight, eps);
 }
 
 template <class T>
-bool bwd(const RowsView& dy, const std::optional<RowsView>& dsum, const RowsView& h, const std::optional<RowsView>& gate,
-         const Tensor& weight, double eps, const Tensor& dh, const Tensor& dgate, const Tensor& dw) {
+bool bwd(const RowsView& dy, const std::optional<RowsView>& dsum, const RowsView& h,
+         const std::optional<RowsView>& gate, const Tensor& weight, double eps, const Tensor& dh, const Tensor& dgate,
+         const Tensor& dw) {
   RmsNormGradParams<T> p;
   p.dy = dy.data<T>();
   p.dsum = data_of<T>(dsum);
@@ -82,8 +84,9 @@ bool bwd(const RowsView& dy, const std::optional<RowsView>& dsum, const RowsView
   return true;
 }
 
-std::tuple<Tensor, Tensor, Tensor> rms_norm_bwd_cuda(const Tensor& grad_y, const OptionalTensor& grad_h, const Tensor& h,
-                                                     const OptionalTensor& gate, const Tensor& weight, double eps) {
+std::tuple<Tensor, Tensor, Tensor> rms_norm_bwd_cuda(const Tensor& grad_y, const OptionalTensor& grad_h,
+                                                     const Tensor& h, const OptionalTensor& gate, const Tensor& weight,
+                                                     double eps) {
   const c10::cuda::CUDAGuard device(h.device());
   auto [dh, dgate, dw] = rms_norm_bwd_meta(grad_y, grad_h, h, gate, weight, eps);
   if (has_kernel_type(h)) {

@@ -31,7 +31,8 @@ template <class T>
 cudaError_t launch_column_sum(const float* partials, int64_t rows, int64_t cols, T* out, cudaStream_t stream) {
   if (cols == 0) return cudaSuccess;  // an empty grid is a launch error
   const dim3 block(kWarp, kRowsAtOnce);
-  column_sum_kernel<T><<<static_cast<unsigned>((cols + kWarp - 1) / kWarp), block, 0, stream>>>(partials, rows, cols, out);
+  column_sum_kernel<T>
+      <<<static_cast<unsigned>((cols + kWarp - 1) / kWarp), block, 0, stream>>>(partials, rows, cols, out);
   return cudaGetLastError();
 }
 

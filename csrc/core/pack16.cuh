@@ -52,9 +52,7 @@ struct RawPack;
 template <>
 struct RawPack<float, 4> {
   float4 raw;
-  __device__ void unpack(float (&x)[4]) const {
-    x[0] = raw.x, x[1] = raw.y, x[2] = raw.z, x[3] = raw.w;
-  }
+  __device__ void unpack(float (&x)[4]) const { x[0] = raw.x, x[1] = raw.y, x[2] = raw.z, x[3] = raw.w; }
   __device__ static RawPack of(const float (&x)[4]) { return {make_float4(x[0], x[1], x[2], x[3])}; }
 };
 
@@ -106,7 +104,8 @@ __device__ inline void store_floats(T* data, int64_t pack, const float (&x)[kPac
   reinterpret_cast<decltype(RawPack<T, kPack>::raw)*>(data)[pack] = RawPack<T, kPack>::of(x).raw;
 }
 
-// For choosing a kernel: every address that is a multiple of `stride` elements after `data` can be read 16 bytes at a time.
+// For choosing a kernel: every address that is a multiple of `stride` elements after `data` can be read 16 bytes at a
+// time.
 template <class T>
 inline bool is_16_byte_aligned(const T* data, int64_t stride = 0) {
   return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % kPack16<T> == 0;

@@ -15,14 +15,15 @@ __device__ inline float lanes_sum(float v) {
   return v;
 }
 
-// Room for block_sum; two halves, so that a loop needs one barrier a turn: a half is written again only after the barrier of
-// the turn in between, which every reader of it has passed.
+// Room for block_sum; two halves, so that a loop needs one barrier a turn: a half is written again only after the
+// barrier of the turn in between, which every reader of it has passed.
 template <int kValues>
 struct BlockSumRoom {
   float half[2][kWarp * kValues];
 };
 
-// Sums of each v[i] over the block, in all threads; blockDim.x is a multiple of 32. `turn` counts the calls on this room.
+// Sums of each v[i] over the block, in all threads; blockDim.x is a multiple of 32. `turn` counts the calls on this
+// room.
 template <int kValues>
 __device__ inline void block_sum(float (&v)[kValues], BlockSumRoom<kValues>& room, int turn) {
 #pragma unroll

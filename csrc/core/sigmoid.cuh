@@ -1,5 +1,5 @@
-// 1 / (1 + e^-x), to a few ulp of fp32; for bf16, whose rounding hides 2^-8, by the fast instructions: with exact ones a gate
-// would wait for arithmetic instead of memory.
+// 1 / (1 + e^-x), to a few ulp of fp32; for bf16, whose rounding hides 2^-8, by the fast instructions: with exact
+// ones a gate would wait for arithmetic instead of memory.
 #pragma once
 
 #include "csrc/core/bits.h"

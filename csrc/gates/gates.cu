@@ -8,7 +8,8 @@ namespace {
 constexpr int kThreads = 256;
 
 template <class T, GateKind kKind, int kPack>
-__device__ inline void gate_pack(const RawPack<T, kPack>& raw_gate, const RawPack<T, kPack>& raw_x, T* y, int64_t pack) {
+__device__ inline void gate_pack(const RawPack<T, kPack>& raw_gate, const RawPack<T, kPack>& raw_x, T* y,
+                                 int64_t pack) {
   float gate[kPack], x[kPack];
   raw_gate.unpack(gate);
   raw_x.unpack(x);

@@ -1,7 +1,8 @@
 // Two products with a gate, element by element; fp32 arithmetic, the activation rounded to the tensors' dtype before it
 // multiplies, as in the official models. s = 1 / (1 + e^-gate).
-//   SwiGLU (Shazeer 2020, arXiv 2002.05202):  y = round(gate s) x,   dx = dy round(gate s),  dgate = dy x s (1 + gate (1 - s))
-//   sigmoid gate:                             y = round(s) x,        dx = dy round(s),       dgate = dy x s (1 - s)
+//   SwiGLU (Shazeer 2020, arXiv 2002.05202):
+//                  y = round(gate s) x,   dx = dy round(gate s),  dgate = dy x s (1 + gate (1 - s))
+//   sigmoid gate:  y = round(s) x,        dx = dy round(s),       dgate = dy x s (1 - s)
 #pragma once
 
 #include <cstdint>

@@ -8,7 +8,8 @@ constexpr int kBlocksPerSm = 5;  // 96 registers a thread: nothing spills, and 4
 
 // dy -> dz, in place: the factor, then the rotation by the negative angle.
 template <class Shape>
-__device__ inline void turn_back(int head_dim, bool rotates, const RawHeadRow<Shape>& table, float factor, HeadRow<Shape>& g) {
+__device__ inline void turn_back(int head_dim, bool rotates, const RawHeadRow<Shape>& table, float factor,
+                                 HeadRow<Shape>& g) {
   for_each_pair<Shape>(head_dim, g, [&](float& low, float& high) { low *= factor, high *= factor; });
   if (!rotates) return;
   for_own_pairs<Shape>(head_dim, [&](int i, int) {
@@ -79,10 +80,11 @@ __device__ inline void store_partial(const QkNormRopeGradParams<typename Shape::
   }
 }
 
-// kLanes threads own a row, then the row (grid size) * kRows further on; a thread sees the same columns in each, so its share
-// of dw stays in registers.
+// kLanes threads own a row, then the row (grid size) * kRows further on; a thread sees the same columns in each, so
+// its share of dw stays in registers.
 template <class Shape, bool kNorm>
-__global__ void __launch_bounds__(kRowThreads, kBlocksPerSm) qk_norm_rope_grad_kernel(QkNormRopeGradParams<typename Shape::Element> p) {
+__global__ void __launch_bounds__(kRowThreads, kBlocksPerSm)
+    qk_norm_rope_grad_kernel(QkNormRopeGradParams<typename Shape::Element> p) {
   using T = typename Shape::Element;
   const int half = p.head_dim / 2;
   const unsigned rows = static_cast<unsigned>(p.tokens) * p.heads, heads = p.heads, stride = gridDim.x * Shape::kRows;
@@ -133,7 +135,8 @@ template <class T>
 cudaError_t launch_qk_norm_rope_grad(const QkNormRopeGradParams<T>& p, cudaStream_t stream) {
   const int64_t rows = p.tokens * p.heads;
   if (rows == 0 || p.head_dim == 0) return cudaSuccess;
-  if (p.head_dim > kQkNormRopeMaxHeadDim || p.head_dim % 2 != 0 || rows > kQkNormRopeMaxRows) return cudaErrorInvalidValue;
+  if (p.head_dim > kQkNormRopeMaxHeadDim || p.head_dim % 2 != 0 || rows > kQkNormRopeMaxRows)
+    return cudaErrorInvalidValue;
   with_head_shape<T>(p.head_dim, is_aligned(p), [&](auto shape) {
     using Shape = decltype(shape);
     if (p.w != nullptr) {

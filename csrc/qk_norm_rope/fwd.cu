@@ -87,7 +87,8 @@ template <class T>
 cudaError_t launch_qk_norm_rope(const QkNormRopeParams<T>& p, cudaStream_t stream) {
   const int64_t rows = p.tokens * p.heads;
   if (rows == 0 || p.head_dim == 0) return cudaSuccess;  // an empty grid is a launch error
-  if (p.head_dim > kQkNormRopeMaxHeadDim || p.head_dim % 2 != 0 || rows > kQkNormRopeMaxRows) return cudaErrorInvalidValue;
+  if (p.head_dim > kQkNormRopeMaxHeadDim || p.head_dim % 2 != 0 || rows > kQkNormRopeMaxRows)
+    return cudaErrorInvalidValue;
   with_head_shape<T>(p.head_dim, is_aligned(p), [&](auto shape) {
     using Shape = decltype(shape);
     const auto grid = static_cast<unsigned>((rows + Shape::kRows - 1) / Shape::kRows);

@@ -8,7 +8,8 @@
 namespace qkr {
 
 constexpr int kQkNormRopeMaxHeadDim = 256;  // and head_dim must be even
-constexpr int64_t kQkNormRopeMaxRows = int64_t{1} << 30;  // N H: divided by H in 32 bits, which takes a third of the time of 64
+constexpr int64_t kQkNormRopeMaxRows = int64_t{1}
+                                       << 30;  // N H: divided by H in 32 bits, which takes a third of the time of 64
 
 template <class T>
 cudaError_t launch_qk_norm_rope(const QkNormRopeParams<T>& p, cudaStream_t stream);

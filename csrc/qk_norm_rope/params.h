@@ -1,9 +1,11 @@
-// What happens to queries and keys between their projection and attention, for each head's row x [D], all steps optional:
+// What happens to queries and keys between their projection and attention, for each head's row x [D], all steps
+// optional:
 //   n = round(x / rms(x)),  z = n w                       QK-norm, rms(v) = sqrt(mean(v^2) + eps)
 //   u_j = z_j cos_j - z_{j+D/2} sin_j,                    RoPE, half-split pairs (j, j + D/2), j < D/2
 //   u_{j+D/2} = z_{j+D/2} cos_j + z_j sin_j
 //   y = u factor                                          one factor a token (logits scaling by position)
-// fp32 arithmetic; n, z, both products and the sum of RoPE, and y are rounded to the tensors' dtype, as in the official models.
+// fp32 arithmetic; n, z, both products and the sum of RoPE, and y are rounded to the tensors' dtype, as in the
+// official models.
 //
 // Gradients, with r = 1 / rms(x), m = x r: du = dy factor, dz = RoPE by -angle of du, dw = sum of dz n, g = dz w,
 // dx = r (g - m mean(g m)). cos, sin and factor are constants.

@@ -1,5 +1,5 @@
-// How a few lanes hold one head's row: lane l owns the packs l, l + kLanes, ... of the lower half and their partners in the
-// upper half, so RoPE needs no exchange and the norm a sum over kLanes. Shared by both directions.
+// How a few lanes hold one head's row: lane l owns the packs l, l + kLanes, ... of the lower half and their partners
+// in the upper half, so RoPE needs no exchange and the norm a sum over kLanes. Shared by both directions.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@ template <class T, int kPack_, int kLanes_, int kPairs_>
 struct HeadShape {
   using Element = T;
   static constexpr int kPack = kPack_, kLanes = kLanes_, kPairs = kPairs_;
-  static constexpr int kRows = kRowThreads / kLanes;                // a block's rows at a time
-  static constexpr bool kExact = kPack > 1;                         // kPack * kLanes * kPairs is D/2
+  static constexpr int kRows = kRowThreads / kLanes;  // a block's rows at a time
+  static constexpr bool kExact = kPack > 1;           // kPack * kLanes * kPairs is D/2
 };
 
 // Calls f(HeadShape).
@@ -73,8 +73,8 @@ struct RawHeadRow {
 };
 
 template <class Shape>
-__device__ inline void load_raw_halves(const typename Shape::Element* low, const typename Shape::Element* high, int head_dim,
-                                       RawHeadRow<Shape>& raw) {
+__device__ inline void load_raw_halves(const typename Shape::Element* low, const typename Shape::Element* high,
+                                       int head_dim, RawHeadRow<Shape>& raw) {
   for_own_pairs<Shape>(head_dim, [&](int i, int pack) {
     raw.low[i] = load_raw<Shape::kPack>(low, pack);
     raw.high[i] = load_raw<Shape::kPack>(high, pack);

@@ -46,10 +46,11 @@ __device__ inline void unpack_dt(const RawRow<Shape>& raw, int i, float (&dt)[Sh
   }
 }
 
-// A block owns the rows blockIdx.x, + gridDim.x, ... and has the next one under way while it works on one. A thread sees the
-// same columns in each, so its share of dw stays in registers until the end.
+// A block owns the rows blockIdx.x, + gridDim.x, ... and has the next one under way while it works on one. A thread
+// sees the same columns in each, so its share of dw stays in registers until the end.
 template <class Shape, NormMode kMode>
-__global__ void __launch_bounds__(Shape::kMaxThreads) rms_norm_grad_kernel(RmsNormGradParams<typename Shape::Element> p) {
+__global__ void __launch_bounds__(Shape::kMaxThreads)
+    rms_norm_grad_kernel(RmsNormGradParams<typename Shape::Element> p) {
   using T = typename Shape::Element;
   constexpr int kPack = Shape::kPack, kPacks = Shape::kPacks;
   __shared__ BlockSumRoom<2> room;
@@ -130,7 +131,8 @@ bool rms_norm_serves(const RmsNormGradParams<T>& p) {
 }
 
 int64_t rms_norm_partials(int64_t rows, int64_t cols) {
-  constexpr int64_t kSms = 132;  // of an H200; two blocks of 256 threads on each hold as many bytes in flight as registers allow
+  constexpr int64_t kSms =
+      132;  // of an H200; two blocks of 256 threads on each hold as many bytes in flight as registers allow
   const int64_t blocks = cols <= 2048 ? 4 * kSms : 2 * kSms;
   return rows < blocks ? rows : blocks;
 }

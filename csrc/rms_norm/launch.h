@@ -7,7 +7,8 @@
 
 namespace qkr {
 
-// Whether a row fits into a block's registers: up to 16 KB in whole 16-byte packs, or 4096 elements of any size and alignment.
+// Whether a row fits into a block's registers: up to 16 KB in whole 16-byte packs, or 4096 elements of any size and
+// alignment.
 template <class T>
 bool rms_norm_serves(const RmsNormParams<T>& p);
 template <class T>

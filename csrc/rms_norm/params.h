@@ -1,8 +1,8 @@
 // RMSNorm over the last axis (Zhang & Sennrich 2019, arXiv 1910.07467) with what stands beside it in a decoder:
 //   h[n, :] = x[n, :] (+ added[n, :], rounded)          rms(v) = sqrt(mean(v^2) + eps)
 //   y[n, d] = round(h[n, d] / rms(h[n, :])) * w[d]      (* round(sigmoid(gate[n, d])))
-// All arithmetic in fp32; every intermediate that the official models keep in the tensors' dtype is rounded to it: h, the normed
-// value before the weight meets it, the weighted value before the gate does, and the gate's sigmoid.
+// All arithmetic in fp32; every intermediate that the official models keep in the tensors' dtype is rounded to it: h,
+// the normed value before the weight meets it, the weighted value before the gate does, and the gate's sigmoid.
 //
 // Gradients, with r = 1 / rms(h), m = h r, s = sigmoid(gate), t = round(m) w:
 //   dt = dy (* s),   dgate = dy t s (1 - s),   dw = sum over n of dt round(m),   g = dt w
@@ -31,13 +31,13 @@ struct RmsNormParams {
 
 template <class T>
 struct RmsNormGradParams {
-  const T* dy = nullptr;    // [N, D]
-  const T* dsum = nullptr;  // [N, D] or null
-  const T* h = nullptr;     // [N, D]
-  const T* gate = nullptr;  // [N, D] or null; not with dsum
-  const T* w = nullptr;     // [D]
-  T* dh = nullptr;          // [N, D]
-  T* dgate = nullptr;       // [N, D], with `gate`
+  const T* dy = nullptr;      // [N, D]
+  const T* dsum = nullptr;    // [N, D] or null
+  const T* h = nullptr;       // [N, D]
+  const T* gate = nullptr;    // [N, D] or null; not with dsum
+  const T* w = nullptr;       // [D]
+  T* dh = nullptr;            // [N, D]
+  T* dgate = nullptr;         // [N, D], with `gate`
   float* partials = nullptr;  // [rms_norm_partials(N, D), D]: sums for dw, to be added up
   int64_t rows = 0, cols = 0, dy_stride = 0, dsum_stride = 0, h_stride = 0, gate_stride = 0;
   float eps = 0.f;

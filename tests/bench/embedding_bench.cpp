@@ -15,10 +15,12 @@ struct Problem {
   Tensor grad, tokens;  // [N, D], [N]
   int64_t vocabulary;
 
-  Problem(int64_t count, int64_t cols, int64_t vocab, bool one_token) : grad(random_bf16({count, cols})), vocabulary(vocab) {
+  Problem(int64_t count, int64_t cols, int64_t vocab, bool one_token)
+      : grad(random_bf16({count, cols})), vocabulary(vocab) {
     const Tensor uniform = at::rand({count}, on_device(at::kDouble));
-    tokens = one_token ? at::zeros({count}, on_device(at::kLong))
-                       : (uniform * std::log(static_cast<double>(vocab))).exp().sub_(1).to(at::kLong).clamp(0, vocab - 1);
+    tokens = one_token
+                 ? at::zeros({count}, on_device(at::kLong))
+                 : (uniform * std::log(static_cast<double>(vocab))).exp().sub_(1).to(at::kLong).clamp(0, vocab - 1);
   }
 };
 
@@ -26,7 +28,8 @@ struct Problem {
 Accuracy error(const Problem& p) {
   constexpr int64_t kRows = 64;
   const Tensor rows = at::arange(kRows, on_device(at::kLong)).unsqueeze(1).eq(p.tokens.unsqueeze(0)).to(at::kDouble);
-  return verdict(error_of(embedding_grad(p.grad, p.tokens, p.vocabulary).narrow(0, 0, kRows), at::matmul(rows, p.grad.to(at::kDouble))));
+  return verdict(error_of(embedding_grad(p.grad, p.tokens, p.vocabulary).narrow(0, 0, kRows),
+                          at::matmul(rows, p.grad.to(at::kDouble))));
 }
 
 Case make(int64_t count, int64_t cols, int64_t vocabulary, bool one_token) {

@@ -49,8 +49,9 @@ void add_cases_of(const std::string& name, int64_t rows, int64_t cols) {
     const auto error = [p] {
       return verdict(error_of(fwd<kKind>(*p), gate_composite<kKind>(p->gate.to(at::kDouble), p->x.to(at::kDouble))));
     };
-    return Case{{Limit::kCopy, 3.0 * static_cast<double>(p->x.nbytes())},
-                {{"ours", [p] { fwd<kKind>(*p); }, error}, {"ATen composite", [p] { gate_composite<kKind>(p->gate, p->x); }}}};
+    return Case{
+        {Limit::kCopy, 3.0 * static_cast<double>(p->x.nbytes())},
+        {{"ours", [p] { fwd<kKind>(*p); }, error}, {"ATen composite", [p] { gate_composite<kKind>(p->gate, p->x); }}}};
   });
   add_case(name + " backward", shape, [rows, cols] {
     const auto p = std::make_shared<const Problem>(rows, cols);

@@ -16,7 +16,8 @@ struct Steps {
   const char* name;
   bool norm, rope, factor;
 };
-constexpr Steps kSteps[] = {{"norm+rope", true, true, false}, {"norm+factor", true, false, true}, {"rope", false, true, false}};
+constexpr Steps kSteps[] = {
+    {"norm+rope", true, true, false}, {"norm+factor", true, false, true}, {"rope", false, true, false}};
 
 struct Problem {
   Tensor x, grad;  // [N, H, D]
@@ -78,7 +79,8 @@ struct Shape {
 }  // namespace
 
 QKR_BENCH(qk_norm_rope) {
-  const std::vector<Shape> shapes = on_gpu() ? std::vector<Shape>{{16384, 32, 128}, {16384, 8, 128}, {32768, 32, 64}} : std::vector<Shape>{{32, 2, 64}};
+  const std::vector<Shape> shapes = on_gpu() ? std::vector<Shape>{{16384, 32, 128}, {16384, 8, 128}, {32768, 32, 64}}
+                                             : std::vector<Shape>{{32, 2, 64}};
   for (const Shape& s : shapes) {
     for (const Steps& steps : kSteps) {
       const std::string shape = concat("[", s.tokens, ", ", s.heads, ", ", s.head_dim, "] bf16, ", steps.name);

@@ -1,4 +1,5 @@
-// Norms over rows, forward and backward, against ATen's composite and its fused RMSNorm (which has no residual and no gate).
+// Norms over rows, forward and backward, against ATen's composite and its fused RMSNorm (which has no residual and no
+// gate).
 #include "ops/rms_norm.h"
 
 #include <ATen/ops/_fused_rms_norm.h>
@@ -54,7 +55,8 @@ OptionalTensor wide(const OptionalTensor& t) { return t ? OptionalTensor(t->to(a
 
 // Against fp64.
 Accuracy fwd_error(const Problem& p) {
-  const auto [y, sum] = rms_norm_fwd_composite(p.x.to(at::kDouble), wide(p.added()), wide(p.gate()), p.weight.to(at::kDouble), kEps);
+  const auto [y, sum] =
+      rms_norm_fwd_composite(p.x.to(at::kDouble), wide(p.added()), wide(p.gate()), p.weight.to(at::kDouble), kEps);
   const Tensor got = p.kind == Beside::kAdded  ? std::get<0>(add_rms_norm(p.x, p.beside, p.weight, kEps))
                      : p.kind == Beside::kGate ? gated_rms_norm(p.x, p.beside, p.weight, kEps)
                                                : rms_norm(p.x, p.weight, kEps);
@@ -63,8 +65,8 @@ Accuracy fwd_error(const Problem& p) {
 
 Accuracy bwd_error(const Problem& p) {
   const OptionalTensor grad_sum = p.kind == Beside::kAdded ? OptionalTensor(p.grad_sum) : std::nullopt;
-  const auto [dh, dgate, dw] = rms_norm_bwd_composite(p.grad.to(at::kDouble), wide(grad_sum), p.x.to(at::kDouble), wide(p.gate()),
-                                                      p.weight.to(at::kDouble), kEps);
+  const auto [dh, dgate, dw] = rms_norm_bwd_composite(p.grad.to(at::kDouble), wide(grad_sum), p.x.to(at::kDouble),
+                                                      wide(p.gate()), p.weight.to(at::kDouble), kEps);
   const auto [got_dh, got_dgate, got_dw] = bwd(p);
   double error = std::max(error_of(got_dh, dh), error_of(got_dw, dw));
   if (p.kind == Beside::kGate) error = std::max(error, error_of(got_dgate, dgate));
@@ -88,9 +90,9 @@ Case bwd_case(const Pointer& p) {
          {{"ours", [p] { bwd(*p); }, [p] { return bwd_error(*p); }}}};
   if (p->kind == Beside::kNothing && on_gpu()) {  // PyTorch has no kernel for a CPU
     const Tensor rstd = std::get<1>(at::_fused_rms_norm(p->x, {p->x.size(1)}, p->weight, kEps));
-    c.contenders.push_back({"torch fused", [p, rstd] {
-                              at::_fused_rms_norm_backward(p->grad, p->x, {p->x.size(1)}, rstd, p->weight, {true, true});
-                            }});
+    c.contenders.push_back(
+        {"torch fused",
+         [p, rstd] { at::_fused_rms_norm_backward(p->grad, p->x, {p->x.size(1)}, rstd, p->weight, {true, true}); }});
   }
   return c;
 }
@@ -99,13 +101,19 @@ Case bwd_case(const Pointer& p) {
 
 QKR_BENCH(rms_norm) {
   const std::vector<std::pair<int64_t, int64_t>> sizes =
-      on_gpu() ? std::vector<std::pair<int64_t, int64_t>>{{16384, 4096}, {32768, 2048}} : std::vector<std::pair<int64_t, int64_t>>{{64, 256}};
+      on_gpu() ? std::vector<std::pair<int64_t, int64_t>>{{16384, 4096}, {32768, 2048}}
+               : std::vector<std::pair<int64_t, int64_t>>{{64, 256}};
   for (const auto& [rows, cols] : sizes) {
-    for (const auto& [name, kind] : {std::pair{"rms_norm", Beside::kNothing}, {"add_rms_norm", Beside::kAdded}, {"gated_rms_norm", Beside::kGate}}) {
+    for (const auto& [name, kind] : {std::pair{"rms_norm", Beside::kNothing},
+                                     {"add_rms_norm", Beside::kAdded},
+                                     {"gated_rms_norm", Beside::kGate}}) {
       const std::string shape = concat("[", rows, ", ", cols, "] bf16");
-      add_case(name, shape, [rows = rows, cols = cols, kind = kind] { return fwd_case(std::make_shared<const Problem>(rows, cols, kind)); });
-      add_case(concat(name, " backward"), shape,
-               [rows = rows, cols = cols, kind = kind] { return bwd_case(std::make_shared<const Problem>(rows, cols, kind)); });
+      add_case(name, shape, [rows = rows, cols = cols, kind = kind] {
+        return fwd_case(std::make_shared<const Problem>(rows, cols, kind));
+      });
+      add_case(concat(name, " backward"), shape, [rows = rows, cols = cols, kind = kind] {
+        return bwd_case(std::make_shared<const Problem>(rows, cols, kind));
+      });
     }
   }
 }

@@ -9,7 +9,9 @@
 
 namespace qkr::bench {
 
-inline at::Tensor random_bf16(at::IntArrayRef shape) { return at::randn(shape, on_device(at::kFloat)).to(at::kBFloat16); }
+inline at::Tensor random_bf16(at::IntArrayRef shape) {
+  return at::randn(shape, on_device(at::kFloat)).to(at::kBFloat16);
+}
 
 // rms(got - want) / rms(want); want is fp64.
 inline double error_of(const at::Tensor& got, const at::Tensor& want) {

@@ -35,7 +35,8 @@ class GateOps : public test::DeviceTest {};
 
 TEST_P(GateOps, ValuesAndGradientsAreAsAccurateAsTheComposite) {
   at::manual_seed(1);
-  const std::vector<std::vector<int64_t>> shapes = {{1, 1}, {1, 4096}, {31, 65}, {4099}, {1, 12288}, {2, 3, 40}, {1}, {8}, {513, 8}};
+  const std::vector<std::vector<int64_t>> shapes = {{1, 1},     {1, 4096}, {31, 65}, {4099},  {1, 12288},
+                                                    {2, 3, 40}, {1},       {8},      {513, 8}};
   for (const Variant& variant : kVariants) {
     for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
       for (const auto& shape : shapes) {
@@ -48,7 +49,8 @@ TEST_P(GateOps, ValuesAndGradientsAreAsAccurateAsTheComposite) {
 
 TEST_P(GateOps, Fp64IsTheDefinition) {
   at::manual_seed(5);
-  for (const Variant& variant : kVariants) test::expect_fp64(variant.ours, variant.plain, random_inputs({7, 33}, at::kDouble), device());
+  for (const Variant& variant : kVariants)
+    test::expect_fp64(variant.ours, variant.plain, random_inputs({7, 33}, at::kDouble), device());
 }
 
 TEST_P(GateOps, Bf16RoundsWhereTheCompositeDoes) {
@@ -69,7 +71,8 @@ TEST_P(GateOps, StridedInputs) {
     for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
       for (const int64_t cols : {4200, 264, 33}) {  // more than a block's share of a row; whole packs; an odd row
         for (const auto& place : {std::function<Tensor(const Tensor&)>(half_of_fused), {unaligned}, {transposed}}) {
-          test::expect_gradients_as_accurate(variant.ours, variant.plain, random_inputs({5, cols}, type), device(), place);
+          test::expect_gradients_as_accurate(variant.ours, variant.plain, random_inputs({5, cols}, type), device(),
+                                             place);
         }
       }
     }
@@ -79,15 +82,18 @@ TEST_P(GateOps, StridedInputs) {
 TEST_P(GateOps, GatesFarOutStayFinite) {
   for (const Variant& variant : kVariants) {
     for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
-      const Tensor gate = at::tensor({0.0, 1e-30, -1e-30, 20.0, -20.0, 87.0, -87.0, 90.0, -90.0, 1e4, -1e4, 1e30, -1e30}).to(type);
+      const Tensor gate =
+          at::tensor({0.0, 1e-30, -1e-30, 20.0, -20.0, 87.0, -87.0, 90.0, -90.0, 1e4, -1e4, 1e30, -1e30}).to(type);
       const Tensor x = at::ones_like(gate);
       for (int64_t i = 0; i < gate.size(0); ++i) {
         SCOPED_TRACE(gate[i].item<double>());
         const Tensor one = gate.narrow(0, i, 1).clone();
         const auto a = test::differentiated(variant.ours, {here(one), here(x.narrow(0, 0, 1))}, {x.narrow(0, 0, 1)});
-        const auto b = test::differentiated(variant.plain, {one.to(at::kDouble), at::ones({1}, at::kDouble)}, {x.narrow(0, 0, 1)});
+        const auto b =
+            test::differentiated(variant.plain, {one.to(at::kDouble), at::ones({1}, at::kDouble)}, {x.narrow(0, 0, 1)});
         const auto near = [&](const Tensor& got, const Tensor& want) {
-          const double w = want.item<double>(), tolerance = std::max(0x1p-23, std::abs(w) * (type == at::kFloat ? 1e-6 : 8e-3));
+          const double w = want.item<double>(),
+                       tolerance = std::max(0x1p-23, std::abs(w) * (type == at::kFloat ? 1e-6 : 8e-3));
           EXPECT_NEAR(got.item<double>(), w, tolerance);
         };
         near(a.outputs[0], b.outputs[0]);
@@ -100,7 +106,8 @@ TEST_P(GateOps, GatesFarOutStayFinite) {
 
 TEST_P(GateOps, NothingIn) {
   for (const Variant& variant : kVariants) {
-    const auto out = test::differentiated(variant.ours, {here(at::empty({0, 8})), here(at::empty({0, 8}))}, {at::empty({0, 8})});
+    const auto out =
+        test::differentiated(variant.ours, {here(at::empty({0, 8})), here(at::empty({0, 8}))}, {at::empty({0, 8})});
     EXPECT_EQ(out.grads[0].sizes(), at::IntArrayRef({0, 8}));
   }
 }
@@ -110,7 +117,8 @@ TEST_P(GateOps, TwoRunsAreBitEqual) {
   for (const Variant& variant : kVariants) {
     const Tensors inputs = random_inputs({50, 1000}, at::kBFloat16);
     const Tensors there = {here(inputs[0]), here(inputs[1])}, upstream = {at::randn({50, 1000})};
-    const auto a = test::differentiated(variant.ours, there, upstream), b = test::differentiated(variant.ours, there, upstream);
+    const auto a = test::differentiated(variant.ours, there, upstream),
+               b = test::differentiated(variant.ours, there, upstream);
     EXPECT_TRUE(same_bytes(a.outputs[0], b.outputs[0]));
     EXPECT_TRUE(same_bytes(a.grads[0], b.grads[0]));
     EXPECT_TRUE(same_bytes(a.grads[1], b.grads[1]));

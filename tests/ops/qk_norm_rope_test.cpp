@@ -17,17 +17,15 @@ using test::Tensors;
 
 constexpr double kEps = 1e-6;
 
-// Which steps a model takes: Llama RoPE, Qwen3 and Lightning both, HypeNet's softmax layers the norm and a factor for queries.
+// Which steps a model takes: Llama RoPE, Qwen3 and Lightning both, HypeNet's softmax layers the norm and a factor for
+// queries.
 struct Steps {
   const char* name;
   bool norm, rope, factor;
 };
-constexpr Steps kSteps[] = {{"rope", false, true, false},
-                            {"norm", true, false, false},
-                            {"norm+rope", true, true, false},
-                            {"norm+factor", true, false, true},
-                            {"norm+rope+factor", true, true, true},
-                            {"factor", false, false, true}};
+constexpr Steps kSteps[] = {{"rope", false, true, false},           {"norm", true, false, false},
+                            {"norm+rope", true, true, false},       {"norm+factor", true, false, true},
+                            {"norm+rope+factor", true, true, true}, {"factor", false, false, true}};
 
 struct Shape {
   int64_t tokens, heads, head_dim;
@@ -74,7 +72,8 @@ test::TensorFunction plain(const Case& c) {
       x = (wide * at::rsqrt(wide.square().mean(-1, true) + kEps)).to(type) * t[1];
     }
     if (c.cos.defined()) {
-      const Tensor cos = at::cat({c.cos, c.cos}, 1).unsqueeze(1).to(type), sin = at::cat({c.sin, c.sin}, 1).unsqueeze(1).to(type);
+      const Tensor cos = at::cat({c.cos, c.cos}, 1).unsqueeze(1).to(type),
+                   sin = at::cat({c.sin, c.sin}, 1).unsqueeze(1).to(type);
       const auto halves = x.chunk(2, -1);
       x = x * cos + at::cat({-halves[1], halves[0]}, -1) * sin;
     }
@@ -86,16 +85,16 @@ test::TensorFunction plain(const Case& c) {
 class QkNormRopeOp : public test::DeviceTest {};
 
 // heads of 64, 128, 256 and 32 (fast paths), GQA counts, odd sizes through the scalar kernel, no kernel at all
-constexpr Shape kShapes[] = {{1, 1, 128},   {65, 8, 128}, {31, 8, 64}, {517, 3, 64}, {7, 3, 256}, {5, 2, 32},
-                             {30, 16, 96}, {9, 5, 6},     {3, 2, 16},  {5, 2, 320},   {2, 3, 512}};
+constexpr Shape kShapes[] = {{1, 1, 128},  {65, 8, 128}, {31, 8, 64}, {517, 3, 64}, {7, 3, 256}, {5, 2, 32},
+                             {30, 16, 96}, {9, 5, 6},    {3, 2, 16},  {5, 2, 320},  {2, 3, 512}};
 
 TEST_P(QkNormRopeOp, ValuesAndGradientsAreAsAccurateAsTheComposite) {
   at::manual_seed(1);
   for (const Steps& steps : kSteps) {
     for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
       for (const Shape& s : kShapes) {
-        SCOPED_TRACE(std::string(steps.name) + " " + std::to_string(s.tokens) + " x " + std::to_string(s.heads) + " x " +
-                     std::to_string(s.head_dim) + " " + c10::toString(type));
+        SCOPED_TRACE(std::string(steps.name) + " " + std::to_string(s.tokens) + " x " + std::to_string(s.heads) +
+                     " x " + std::to_string(s.head_dim) + " " + c10::toString(type));
         const Case c = random_case(steps, s, type);
         test::expect_gradients_as_accurate(ours(c), plain(c), c.inputs, device());
       }
@@ -134,10 +133,13 @@ TEST_P(QkNormRopeOp, StridedInputs) {
     const Tensor longer = at::cat({t, t}, -1);
     return here(longer).narrow(-1, 1, t.size(-1)).copy_(t);
   };
-  const auto dims_first = [&](const Tensor& t) { return t.dim() == 1 ? here(t) : here(t.transpose(0, 2).contiguous()).transpose(0, 2); };
+  const auto dims_first = [&](const Tensor& t) {
+    return t.dim() == 1 ? here(t) : here(t.transpose(0, 2).contiguous()).transpose(0, 2);
+  };
   for (const Steps& steps : kSteps) {
     for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
-      for (const auto& place : {std::function<Tensor(const Tensor&)>(of_fused_projection), {heads_first}, {unaligned}, {dims_first}}) {
+      for (const auto& place :
+           {std::function<Tensor(const Tensor&)>(of_fused_projection), {heads_first}, {unaligned}, {dims_first}}) {
         const Case c = random_case(steps, {19, 4, 128}, type);
         test::expect_gradients_as_accurate(ours(c), plain(c), c.inputs, device(), place);
       }
@@ -153,7 +155,8 @@ TEST_P(QkNormRopeOp, StridedGradients) {
   for (const Tensor& input : c.inputs) there.push_back(here(input));
   const Tensor upstream = at::randn({33, 4, 128});
   const auto dense = test::differentiated(ours(c), there, {upstream});
-  const auto strided = test::differentiated(ours(c), there, {here(upstream.transpose(0, 1).contiguous()).transpose(0, 1)});
+  const auto strided =
+      test::differentiated(ours(c), there, {here(upstream.transpose(0, 1).contiguous()).transpose(0, 1)});
   EXPECT_TRUE(same_bytes(dense.grads[0], strided.grads[0]));
   EXPECT_TRUE(same_bytes(dense.grads[1], strided.grads[1]));
 }
@@ -203,8 +206,10 @@ TEST_P(QkNormRopeOp, ErrorsNameArgumentRuleAndValue) {
     EXPECT_NE(message.find(want), std::string::npos) << message;
   };
   const Tensor x = here(at::randn({3, 2, 8})), table = here(at::ones({3, 4}));
-  expect("qk_norm_rope: x must be [N, H, D] with D > 0, got [6, 8]", QKR_MESSAGE_OF(qk_norm_rope(x.view({6, 8}), {}, {}, {}, {}, kEps)));
-  expect("qk_norm_rope: cos must be given together with sin, got one of them", QKR_MESSAGE_OF(qk_norm_rope(x, {}, table, {}, {}, kEps)));
+  expect("qk_norm_rope: x must be [N, H, D] with D > 0, got [6, 8]",
+         QKR_MESSAGE_OF(qk_norm_rope(x.view({6, 8}), {}, {}, {}, {}, kEps)));
+  expect("qk_norm_rope: cos must be given together with sin, got one of them",
+         QKR_MESSAGE_OF(qk_norm_rope(x, {}, table, {}, {}, kEps)));
   expect("qk_norm_rope: sin must have shape [3, 4], got [3, 8]",
          QKR_MESSAGE_OF(qk_norm_rope(x, {}, table, at::cat({table, table}, 1), {}, kEps)));
   expect("qk_norm_rope: x must have an even last axis where it is rotated, got [3, 2, 7]",

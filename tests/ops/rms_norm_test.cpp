@@ -58,8 +58,9 @@ class RmsNormOps : public test::DeviceTest {};
 struct Size {
   int64_t rows, cols;
 };
-// a model's widths, rows that end within a warp's pack, odd ones, more rows than a grid has blocks, and too wide for the kernels
-constexpr Size kSizes[] = {{1, 8},     {1, 4096},  {3, 2560}, {5, 31},   {33, 65},   {2, 4099},
+// a model's widths, rows that end within a warp's pack, odd ones, more rows than a grid has blocks, and too wide for
+// the kernels
+constexpr Size kSizes[] = {{1, 8},    {1, 4096},  {3, 2560}, {5, 31},   {33, 65},  {2, 4099},
                            {1200, 8}, {601, 136}, {2, 2048}, {2, 8192}, {2, 8200}, {1, 16392}};
 
 TEST_P(RmsNormOps, ValuesAndGradientsAreAsAccurateAsTheComposite) {
@@ -67,10 +68,10 @@ TEST_P(RmsNormOps, ValuesAndGradientsAreAsAccurateAsTheComposite) {
   for (const Variant& variant : kVariants) {
     for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
       for (const Size& size : kSizes) {
-        SCOPED_TRACE(std::string(variant.name) + " " + std::to_string(size.rows) + " x " + std::to_string(size.cols) + " " +
-                     c10::toString(type));
-        test::expect_gradients_as_accurate(variant.ours, variant.plain, random_inputs(variant, size.rows, size.cols, type),
-                                           device());
+        SCOPED_TRACE(std::string(variant.name) + " " + std::to_string(size.rows) + " x " + std::to_string(size.cols) +
+                     " " + c10::toString(type));
+        test::expect_gradients_as_accurate(variant.ours, variant.plain,
+                                           random_inputs(variant, size.rows, size.cols, type), device());
       }
     }
   }
@@ -83,8 +84,8 @@ TEST_P(RmsNormOps, Fp64IsTheDefinition) {
   }
 }
 
-// The roundings between the steps are the official models', so bf16 values agree but for the few whose fp32 value lies next to a
-// rounding edge.
+// The roundings between the steps are the official models', so bf16 values agree but for the few whose fp32 value
+// lies next to a rounding edge.
 TEST_P(RmsNormOps, Bf16RoundsWhereTheCompositeDoes) {
   at::manual_seed(2);
   for (const Variant& variant : kVariants) {
@@ -112,7 +113,8 @@ TEST_P(RmsNormOps, StridedRowsAndUnalignedBuffers) {
   for (const Variant& variant : kVariants) {
     for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
       for (const auto& place : {std::function<Tensor(const Tensor&)>(wider), {halves}, {transposed}}) {
-        test::expect_gradients_as_accurate(variant.ours, variant.plain, random_inputs(variant, 17, 264, type), device(), place);
+        test::expect_gradients_as_accurate(variant.ours, variant.plain, random_inputs(variant, 17, 264, type), device(),
+                                           place);
       }
     }
   }
@@ -129,7 +131,8 @@ TEST_P(RmsNormOps, ExtremeRowsStayFinite) {
       for (int64_t row = 0; row < 6; ++row) {
         SCOPED_TRACE(std::string(variant.name) + " row " + std::to_string(row));
         Tensors one = inputs;
-        for (size_t i = 0; i < one.size(); ++i) one[i] = one[i].dim() == 2 ? one[i].narrow(0, row, 1).contiguous() : one[i];
+        for (size_t i = 0; i < one.size(); ++i)
+          one[i] = one[i].dim() == 2 ? one[i].narrow(0, row, 1).contiguous() : one[i];
         test::expect_gradients_as_accurate(variant.ours, variant.plain, one, device());
       }
     }
@@ -157,8 +160,10 @@ TEST_P(RmsNormOps, TwoRunsAreBitEqual) {
     Tensors inputs;
     for (const Tensor& input : random_inputs(variant, 600, 264, at::kBFloat16)) inputs.push_back(here(input));
     const Tensors upstream = {at::randn({600, 264}), at::randn({600, 264})};
-    const auto a = test::differentiated(variant.ours, inputs, upstream), b = test::differentiated(variant.ours, inputs, upstream);
-    for (size_t i = 0; i < a.grads.size(); ++i) EXPECT_TRUE(same_bytes(a.grads[i], b.grads[i])) << variant.name << " " << i;
+    const auto a = test::differentiated(variant.ours, inputs, upstream),
+               b = test::differentiated(variant.ours, inputs, upstream);
+    for (size_t i = 0; i < a.grads.size(); ++i)
+      EXPECT_TRUE(same_bytes(a.grads[i], b.grads[i])) << variant.name << " " << i;
   }
 }
 

@@ -42,12 +42,13 @@ inline Differentiated differentiated(const TensorFunction& f, const Tensors& inp
 // What f's outputs look like when each is met by a random gradient, in the dtype of the first input.
 inline Tensors random_upstream(const TensorFunction& plain, const Tensors& inputs) {
   Tensors upstream;
-  for (const at::Tensor& output : plain(inputs)) upstream.push_back(at::randn(output.sizes()).to(inputs[0].scalar_type()));
+  for (const at::Tensor& output : plain(inputs))
+    upstream.push_back(at::randn(output.sizes()).to(inputs[0].scalar_type()));
   return upstream;
 }
 
-// `got` on `device` with the inputs (CPU tensors in the dtype under test), `plain` on the CPU with the same and with them in
-// float64. `place` brings an input to the device, by default densely.
+// `got` on `device` with the inputs (CPU tensors in the dtype under test), `plain` on the CPU with the same and with
+// them in float64. `place` brings an input to the device, by default densely.
 inline void expect_gradients_as_accurate(const TensorFunction& got, const TensorFunction& plain, const Tensors& inputs,
                                          at::Device device, std::function<at::Tensor(const at::Tensor&)> place = {}) {
   const Tensors upstream = random_upstream(plain, inputs);
@@ -71,7 +72,8 @@ inline void expect_gradients_as_accurate(const TensorFunction& got, const Tensor
 }
 
 // `got` in float64 is `plain` up to rounding: inputs are float64 tensors on the CPU.
-inline void expect_fp64(const TensorFunction& got, const TensorFunction& plain, const Tensors& inputs, at::Device device) {
+inline void expect_fp64(const TensorFunction& got, const TensorFunction& plain, const Tensors& inputs,
+                        at::Device device) {
   const Tensors upstream = random_upstream(plain, inputs);
   Tensors placed;
   for (const at::Tensor& input : inputs) placed.push_back(input.to(device));
