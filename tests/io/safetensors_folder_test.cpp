@@ -156,7 +156,8 @@ TEST(SafetensorsFolder, RefusesATruncatedShard) {
 TEST(FixturesSafetensorsFolder, EveryModelOpens) {
   const fs::path index = fixtures_dir() / "models/index.json";
   QKR_NEED_PATH(index);
-  for (const json& entry : json::parse(read_file(index))["fixtures"]) {
+  const json models = json::parse(read_file(index));  // a name: the loop would not keep a temporary
+  for (const json& entry : models["fixtures"]) {
     const fs::path model = fixtures_dir() / "models" / entry["name"].get<std::string>() / "model";
     if (!fs::exists(model)) continue;
     const SafetensorsFolder folder(model);
