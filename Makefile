@@ -10,13 +10,14 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Waiting OpenMP threads sleep instead of spinning: on a busy machine small models are ten times faster so.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: all build deps configure demo test bench gpu-bundle format clean help
+.PHONY: all build deps configure demo test test-asan bench gpu-bundle format clean help
 
 all: build
 
 help:
 	@echo "make demo        install what is missing, build, run examples/tiny on the CPU"
 	@echo "make test        install what is missing, build, run every test"
+	@echo "make test-asan   the rooms' tests on the CPU under AddressSanitizer and UBSan, in build-asan"
 	@echo "make build       sft-train, niah-probe, qk-restore, libqk_restore_ops.so in $(BUILD)/"
 	@echo "make bench       our operators against their peers, on the GPU if there is one; BENCH='--benchmark_filter=polar'"
 	@echo "make gpu-bundle  binaries and fixtures for a GPU machine, in $(BUILD)/gpu-bundle"
@@ -46,6 +47,15 @@ test: configure
 	@ninja -C $(BUILD) -j $(JOBS)
 	@echo "== running the tests"
 	@ctest --test-dir $(BUILD) --output-on-failure
+
+# Not e2e and bench: they run the programs, whose parts are tested here. Leaks are not looked for: Torch's tables never go.
+ASAN_ROOMS ?= core io hf config data ops model optim restore probe checkpoint loop report hooks
+test-asan: $(VENV)/.ready
+	@[[ -f build-asan/build.ninja ]] || scripts/configure.sh build-asan -DQKR_CUDA=OFF -DQKR_SANITIZE=address,undefined \
+	  -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1 -fno-sanitize-recover=undefined"
+	@ninja -C build-asan -j $(JOBS) $(ASAN_ROOMS:%=test_%)
+	@ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 ctest --test-dir build-asan --output-on-failure \
+	  -R "^($$(tr ' ' '|' <<< '$(ASAN_ROOMS)'))(\.fixtures)?$$"
 
 bench: configure
 	@ninja -C $(BUILD) -j $(JOBS) bench_ops
