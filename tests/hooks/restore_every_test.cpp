@@ -133,6 +133,8 @@ TEST(RestoreEvery, RotatesTheMomentsWithTheWeights) {
       EXPECT_LE(max_abs_of(at::mm(r->second.t(), r->second) - at::eye(r->second.size(0), at::kDouble)), 1e-12);
       const at::Tensor mean = at::mm(every.before_optim.at("exp_avg." + name).to(at::kDouble), r->second).to(at::kFloat);
       EXPECT_TRUE(same_bytes(state.optim.at("exp_avg." + name), mean)) << name;
+      const at::Tensor want = at::mm(every.pre.at(name).to(at::kDouble), r->second);
+      EXPECT_LE(max_abs_of(state.weights.at(name).to(at::kDouble) - want), 0x1p-8 * max_abs_of(want)) << "restored = W_pre R";
       EXPECT_FALSE(same_bytes(mean, every.before_optim.at("exp_avg." + name))) << name;
       ++turned;
     }

@@ -188,6 +188,54 @@ TEST_P(HeadGauges, GainsThatMovedApartLeaveSigns) {
   }
 }
 
+// procrustes turns the layer's input, which RoPE, QK-norm, biases and grouped heads do not see: a layer whose input basis was turned
+// by R gets R back, and has the old logits on turned inputs.
+TEST_P(HeadGauges, TheInputsRotationCommutesWithEverything) {
+  at::manual_seed(47);
+  const Tensor r = std::get<0>(at::linalg_qr(at::randn({kHidden, kHidden}, at::kDouble)));
+  for (const Case c : {Case{false, Gains::kNone, false, 0}, {true, Gains::kNone, true, 0}, {false, Gains::kAllDiffer, true, 0},
+                       {true, Gains::kAllDiffer, false, 0}}) {
+    const OneLayer one(c.rope, c.gains, c.bias, device());
+    const Snapshot snapshot = take_snapshot(one.pre, {one.layer});
+    NamedTensors weights = clone(one.pre);
+    for (const char* name : {"q_proj.weight", "k_proj.weight"}) weights.set(name, at::mm(one.pre.at(name), here(r)));
+    RestoreConfigSection config;
+    config.method = "procrustes";
+    config.anchor = 0;
+    Rotations rotations;
+    restore(weights, snapshot, config, &rotations);
+    EXPECT_LE(max_abs_difference(rotations.at("q_proj.weight").cpu(), r), 1e-10);
+    EXPECT_TRUE(same_bytes(rotations.at("q_proj.weight"), rotations.at("k_proj.weight")));
+    EXPECT_LE(distance(logits(weights, one.layer, x_.mm(r)), logits(one.pre, one.layer, x_)), 1e-11) << c.rope;
+    EXPECT_GT(distance(logits(weights, one.layer, x_), logits(one.pre, one.layer, x_)), 0.1) << "the inputs must turn too";
+  }
+}
+
+// One R a layer: a Q that turned by another R than K is not explained by any.
+TEST_P(HeadGauges, QAndKNeverTurnApart) {
+  at::manual_seed(48);
+  const OneLayer one(false, Gains::kNone, false, device());
+  NamedTensors weights = clone(one.pre);
+  for (const char* name : {"q_proj.weight", "k_proj.weight"}) {
+    weights.set(name, at::mm(one.pre.at(name), here(std::get<0>(at::linalg_qr(at::randn({kHidden, kHidden}, at::kDouble))))));
+  }
+  RestoreConfigSection config;
+  config.method = "procrustes";
+  config.anchor = 0;
+  EXPECT_GT(restore(weights, take_snapshot(one.pre, {one.layer}), config).layers[0].residual_after, 0.3);
+}
+
+// The Q heads of a group turn with its K head and not by themselves.
+TEST_P(HeadGauges, AHeadThatLeavesItsGroupMovesLogits) {
+  at::manual_seed(49);
+  const OneLayer one(false, Gains::kNone, false, device());
+  NamedTensors weights = one.turned(random_orthogonal(2, device()));
+  EXPECT_LE(distance(logits(weights, one.layer, x_), logits(one.pre, one.layer, x_)), 1e-12);
+  Tensor q = weights.at("q_proj.weight").narrow(0, kHeadDim, kHeadDim);  // head 1 of 6, in the group of KV head 0
+  q.copy_(at::mm(random_orthogonal(1, device())[0], q));
+  EXPECT_GT(distance(logits(weights, one.layer, x_), logits(one.pre, one.layer, x_)), 0.1);
+}
+
 TEST_P(HeadGauges, ANeverTunedModelIsAFixedPoint) {
   at::manual_seed(45);
   for (const bool rope : {false, true}) {
