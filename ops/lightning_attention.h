@@ -13,8 +13,7 @@ namespace qkr {
 
 struct LightningOptions {
   double scale = 1;
-  bool accurate =
-      true;  // bf16 on CUDA: error at the rounding of the output (1.7e-3), else 2.4e-3; csrc/lightning/params.h
+  bool accurate = true;     // bf16 on CUDA: the error is the output's rounding (1.7e-3 rms), else 2.4e-3
   bool with_state = false;  // else the returned state is [0, H, D, D]
 };
 
@@ -22,8 +21,8 @@ struct LightningOptions {
 // read by the host, so it may be captured in a graph. bf16 and fp32 with D 64 or 128 are served by kernels on CUDA,
 // everything else by batched products over chunks of 64 tokens. Tokens (and an initial state) too old to matter in fp32
 // beside the newest of equal size, exp(-slope age) < 2^-24, may be left out.
-std::tuple<at::Tensor,
-           at::Tensor>  // o [N, H, D]; the state after each sequence's last token [S, H, D, D] (key x value)
+// Returns o [N, H, D] and the states after the sequences' last tokens [S, H, D, D] (key x value).
+std::tuple<at::Tensor, at::Tensor>
 lightning_attention(const at::Tensor& q,           // [N, H, D] bf16, fp32 or fp64, any strides
                     const at::Tensor& k,           // [N, H_kv, D]; head h reads h / (H / H_kv)
                     const at::Tensor& v,           // [N, H_kv, D]

@@ -27,6 +27,14 @@ __device__ void leave_document(S& s, const PortableThread& me, const LightningPa
   for_state(s, me, false, [&](float& x, int offset) { to[offset] = x; });
 }
 
+template <class S>
+__device__ void clear_out(S& s) {
+#pragma unroll
+  for (int i = 0; i < S::kRowTiles * S::kValueTiles * 8; ++i) {
+    s.out[i / (S::kValueTiles * 8)][i / 4 % (2 * S::kValueTiles)][i % 4] = 0.f;
+  }
+}
+
 // Shared memory: the stages of (q, k, v) tiles, then P. Two barriers a chunk: its tiles have come and the last chunk's
 // are free; P is written.
 template <class S>
@@ -36,18 +44,16 @@ __global__ void __launch_bounds__(S::kThreads, kThreadsOfMultiprocessor / S::kTh
   __shared__ Segment segment;
   __shared__ ChunkWalker<S::kChunk> walker;  // thread 0's
   __shared__ Chunk chunks[3];                // number n at n % 3
-  PortableThread me{static_cast<int>(threadIdx.x) % 32, static_cast<int>(threadIdx.x) / 32, shared_address(shared),
-                    0.f};
+  const int thread = static_cast<int>(threadIdx.x);
+  PortableThread me{thread % 32, thread / 32, shared_address(shared), 0.f};
   if (me.warp == 0) {
-    const Segment mine =
-        pick_segment(p.slopes, p.heads, p.tokens, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
-    if (me.lane == 0) {
+    const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+    const Segment mine = pick_segment(p.slopes, p.heads, p.tokens, block, blocks);
+    if (thread == 0) {
       segment = mine;
-      if (mine.valid) {
-        walker.start(p.cu_seqlens, p.sequences, p.tokens, p.reverse, p.final_state != nullptr, mine);
-        chunks[0] = walker.next();
-        chunks[1] = walker.next();
-      }
+      walker.start(p.cu_seqlens, p.sequences, p.tokens, p.reverse, p.final_state != nullptr, mine);
+      chunks[0] = walker.next();
+      chunks[1] = walker.next();
     }
   }
   __syncthreads();
@@ -68,13 +74,10 @@ __global__ void __launch_bounds__(S::kThreads, kThreadsOfMultiprocessor / S::kTh
     __syncthreads();
     const Chunk& next = chunks[n == 2 ? 0 : n + 1];
     if (S::kStages == 2) load_chunk<S>(p, head, next, other);
-    if (threadIdx.x == 0) chunks[n == 0 ? 2 : n - 1] = walker.next();
+    if (thread == 0) chunks[n == 0 ? 2 : n - 1] = walker.next();
     if (chunk.starts) enter_document(s, me, p, head, chunk.document);
     if (chunk.emits) {
-#pragma unroll
-      for (int i = 0; i < S::kRowTiles * S::kValueTiles * 8; ++i) {
-        s.out[i / (S::kValueTiles * 8)][i / 4 % (2 * S::kValueTiles)][i % 4] = 0.f;
-      }
+      clear_out(s);
       write_scores<S>(me, p.intra, stage, scores);
       if (!chunk.starts || p.initial_state != nullptr) read_state(s, me, p.inter, p.lag, stage);
       __syncthreads();
