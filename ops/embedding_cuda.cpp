@@ -16,7 +16,7 @@ using at::Tensor;
 Tensor embedding_grad_cuda(const Tensor& grad, const Tensor& tokens, int64_t vocabulary) {
   const c10::cuda::CUDAGuard device(grad.device());
   if (!has_kernel_type(grad)) return embedding_grad_composite(grad, tokens, vocabulary);
-  Tensor grad_weight = embedding_grad_meta(grad, tokens, vocabulary).zero_();
+  Tensor grad_weight = embedding_grad_meta(grad, tokens, vocabulary);
   // in 32 bits a radix sort has half the passes
   const auto [sorted, order] = at::sort(tokens.to(at::kInt), /*stable=*/true, /*dim=*/0, /*descending=*/false);
   const RowsView rows(grad);

@@ -14,16 +14,48 @@ __device__ inline bool same_run(const EmbeddingGradParams<T>& p, int64_t a, int6
 
 template <class T>
 __device__ inline T* row_of(const EmbeddingGradParams<T>& p, int64_t token) {
-  return token >= 0 && token < p.vocabulary ? p.grad_weight + token * p.cols : nullptr;  // the forward has refused others
+  return token >= 0 && token < p.vocabulary ? p.grad_weight + token * p.cols
+                                            : nullptr;  // the forward has refused others
 }
 
-// A block owns a piece and kThreads packs of columns. Slot 0 of a piece's partials: a run that began before it; slot 1: one that
-// begins in it and goes on after it.
+// Writes zeros to the rows of tokens that do not occur. A block owns kZeroRows rows.
+constexpr int kZeroRows = 8;
+
 template <class T, int kPack>
-__global__ void __launch_bounds__(kThreads) pieces_kernel(EmbeddingGradParams<T> p) {
-  const int64_t piece = blockIdx.x, begin = piece * kEmbeddingPiece;
+__device__ inline void zero_absent_rows(const EmbeddingGradParams<T>& p, int64_t block) {
+  __shared__ bool absent[kZeroRows];
+  const int64_t first = block * kZeroRows;
+  if (threadIdx.x < kZeroRows) {
+    const int64_t token = first + threadIdx.x;
+    int64_t low = 0, high = p.count;  // the first position whose token is not smaller is in [low, high]
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (p.tokens[middle] < token)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    absent[threadIdx.x] = token < p.vocabulary && (low == p.count || p.tokens[low] != token);
+  }
+  __syncthreads();
+  const float zeros[kPack] = {};
+  for (int r = 0; r < kZeroRows; ++r) {
+    if (!absent[r]) continue;
+    T* const row = p.grad_weight + (first + r) * p.cols;
+    for (int64_t pack = threadIdx.x; pack < p.cols / kPack; pack += kThreads) store_floats<kPack>(row, pack, zeros);
+  }
+}
+
+// The first `piece_blocks` blocks own a piece and kThreads packs of columns each, the others rows to clear: reading
+// and writing together. Slot 0 of a piece's partials: a run that began before it; slot 1: one that begins in it and
+// goes on after it.
+template <class T, int kPack>
+__global__ void __launch_bounds__(kThreads)
+    pieces_kernel(EmbeddingGradParams<T> p, unsigned piece_blocks, unsigned chunks) {
+  if (blockIdx.x >= piece_blocks) return zero_absent_rows<T, kPack>(p, blockIdx.x - piece_blocks);
+  const int64_t piece = blockIdx.x / chunks, begin = piece * kEmbeddingPiece;
   const int count = static_cast<int>(p.count - begin < kEmbeddingPiece ? p.count - begin : kEmbeddingPiece);
-  const int64_t pack = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
+  const int64_t pack = static_cast<int64_t>(blockIdx.x % chunks) * kThreads + threadIdx.x;
   __shared__ int32_t tokens[kEmbeddingPiece];
   __shared__ int64_t order[kEmbeddingPiece];
   if (static_cast<int>(threadIdx.x) < count) {
@@ -83,7 +115,7 @@ __global__ void __launch_bounds__(kThreads) long_runs_kernel(EmbeddingGradParams
   float sum[kPack];
 #pragma unroll
   for (int j = 0; j < kPack; ++j) sum[j] = mine[j];
-#pragma unroll 4
+#pragma unroll 8
   for (int64_t next = piece + 1; next <= last; ++next) {
     const float* const part = p.partials + next * 2 * p.cols + pack * kPack;
 #pragma unroll
@@ -94,17 +126,18 @@ __global__ void __launch_bounds__(kThreads) long_runs_kernel(EmbeddingGradParams
 
 template <class T, int kPack>
 void launch(const EmbeddingGradParams<T>& p, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>((p.count + kEmbeddingPiece - 1) / kEmbeddingPiece),
-                  static_cast<unsigned>((p.cols / kPack + kThreads - 1) / kThreads));
-  pieces_kernel<T, kPack><<<grid, kThreads, 0, stream>>>(p);
-  long_runs_kernel<T, kPack><<<grid, kThreads, 0, stream>>>(p);
+  const auto pieces = static_cast<unsigned>((p.count + kEmbeddingPiece - 1) / kEmbeddingPiece);
+  const auto chunks = static_cast<unsigned>((p.cols / kPack + kThreads - 1) / kThreads);
+  const auto zero_blocks = static_cast<unsigned>((p.vocabulary + kZeroRows - 1) / kZeroRows);
+  pieces_kernel<T, kPack><<<pieces * chunks + zero_blocks, kThreads, 0, stream>>>(p, pieces * chunks, chunks);
+  if (pieces > 1) long_runs_kernel<T, kPack><<<dim3(pieces, chunks), kThreads, 0, stream>>>(p);
 }
 
 }  // namespace
 
 template <class T>
 cudaError_t launch_embedding_grad(const EmbeddingGradParams<T>& p, cudaStream_t stream) {
-  if (p.count == 0 || p.cols == 0) return cudaSuccess;  // an empty grid is a launch error
+  if (p.vocabulary == 0 || p.cols == 0) return cudaSuccess;  // an empty grid is a launch error
   constexpr int kPack = kPack16<T>;
   if (p.cols % kPack == 0 && is_16_byte_aligned(p.dy, p.dy_stride) && is_16_byte_aligned(p.grad_weight)) {
     launch<T, kPack>(p, stream);
