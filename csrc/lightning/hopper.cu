@@ -2,9 +2,62 @@
 
 #include <cudaTypedefs.h>
 
-#include "csrc/lightning/hopper_kernel.cuh"
+#include "csrc/lightning/hopper_consumer.cuh"
 
 namespace qkr {
+namespace hopper {
+namespace {
+
+// Sequences without tokens: the final state is the initial one.
+template <int kDim>
+__device__ inline void copy_empty_states(const Pass& pass, int block, int blocks) {
+  if (pass.final_state == nullptr) return;
+  for (int i = block; i < pass.sequences * pass.heads; i += blocks) {
+    const int sequence = i / pass.heads;
+    if (pass.cu_seqlens[sequence] != pass.cu_seqlens[sequence + 1]) continue;
+    for (int j = threadIdx.x; j < kDim * kDim; j += blockDim.x) {
+      const int64_t at = static_cast<int64_t>(i) * kDim * kDim;
+      const int from = pass.initial_transposed ? j % kDim * kDim + j / kDim : j;
+      pass.final_state[at + j] = pass.initial_state == nullptr ? 0.f : pass.initial_state[at + from];
+    }
+  }
+}
+
+template <int kDim, bool kHiLo, int kPasses>
+__global__ void __launch_bounds__(Plan<kDim, kHiLo>::kThreads, Plan<kDim, kHiLo>::kBlocksPerSm)
+    lightning_kernel(const __grid_constant__ Jobs<kPasses> jobs) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  using P = Plan<kDim, kHiLo>;
+  extern __shared__ __align__(1024) uint8_t memory[];
+  const uint32_t base = shared_address(memory);
+  auto* cuts = reinterpret_cast<Cut*>(memory + P::kCuts);
+  const Maps& maps = jobs.maps[blockIdx.x % kPasses];
+  const Pass& pass = jobs.pass[blockIdx.x % kPasses];
+  const int block = blockIdx.x / kPasses, blocks = gridDim.x / kPasses, group = threadIdx.x / 128;
+  if (threadIdx.x / 32 == 0) cut_work(pass, block, blocks, reinterpret_cast<float*>(memory + P::kOut), cuts);
+  if (threadIdx.x == 32) {
+    for (int stage = 0; stage < P::kStages; ++stage) {
+      mbarrier_init(P::full(base, stage), 1);
+      mbarrier_init(P::empty(base, stage), P::kGroups * 4);  // one arrival a warp
+    }
+    mbarrier_publish_inits();
+  }
+  __syncthreads();
+  copy_empty_states<kDim>(pass, block, blocks);
+  // the producer needs few registers, the consumers all they can get
+  if (group == P::kGroups) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(40));
+    if (threadIdx.x % 128 == 0) produce<P>(maps, pass, cuts, base);
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kDim == 64 ? 216 : 232));
+    Consumer<kDim, kHiLo>(pass, base, group).run(cuts);
+  }
+#endif
+}
+
+}  // namespace
+}  // namespace hopper
+
 namespace {
 
 using hopper::Jobs;
@@ -80,18 +133,18 @@ cudaError_t run(const Pass (&passes)[kPasses], cudaStream_t stream) {
   return is_hilo ? launch<64, true>(jobs, stream) : launch<64, false>(jobs, stream);
 }
 
-bool serves(int64_t tokens, int head_dim) {
-  return (head_dim == 64 || head_dim == 128) && tokens < INT32_MAX / 2 && encoder() != nullptr;
+bool serves(int64_t tokens, int heads, int head_dim) {
+  return (head_dim == 64 || head_dim == 128) && heads <= hopper::kMaxHeads && tokens < INT32_MAX / 2 && encoder() != nullptr;
 }
 
 }  // namespace
 
 bool lightning_hopper_serves(const LightningParams<Bf16>& p) {
-  return serves(p.tokens, p.head_dim) && is_aligned(p.q) && is_aligned(p.k) && is_aligned(p.v) && is_aligned(p.o);
+  return serves(p.tokens, p.heads, p.head_dim) && is_aligned(p.q) && is_aligned(p.k) && is_aligned(p.v) && is_aligned(p.o);
 }
 
 bool lightning_hopper_serves(const LightningGradParams<Bf16>& p) {
-  return serves(p.tokens, p.head_dim) && is_aligned(p.q) && is_aligned(p.k) && is_aligned(p.v) && is_aligned(p.d_o) &&
+  return serves(p.tokens, p.heads, p.head_dim) && is_aligned(p.q) && is_aligned(p.k) && is_aligned(p.v) && is_aligned(p.d_o) &&
          is_aligned(p.d_q) && is_aligned(p.d_k) && is_aligned(p.d_v);
 }
 
@@ -100,9 +153,12 @@ cudaError_t launch_lightning_hopper(const LightningParams<Bf16>& p, cudaStream_t
 }
 
 cudaError_t launch_lightning_hopper(const LightningGradParams<Bf16>& p, cudaStream_t stream) {
-  const cudaError_t error = run<1>({grad_pass(p, LightningGrad::kQ)}, stream);
-  if (error != cudaSuccess) return error;
-  return run<2>({grad_pass(p, LightningGrad::kK), grad_pass(p, LightningGrad::kV)}, stream);
+  const Pass of_q = grad_pass(p, LightningGrad::kQ), of_k = grad_pass(p, LightningGrad::kK), of_v = grad_pass(p, LightningGrad::kV);
+  // Short rows: one launch of longer pieces with fewer warm-ups. Long ones: d_k and d_v have the cache to themselves.
+  constexpr int64_t kShort = 16384;
+  if (p.tokens < kShort) return run<3>({of_q, of_k, of_v}, stream);
+  const cudaError_t error = run<1>({of_q}, stream);
+  return error != cudaSuccess ? error : run<2>({of_k, of_v}, stream);
 }
 
 }  // namespace qkr

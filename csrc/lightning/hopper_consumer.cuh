@@ -1,4 +1,4 @@
-// The Hopper kernel of one pass (pass.h).
+// What a consumer warpgroup of the Hopper kernel does for one pass (pass.h).
 //
 // Note [Transposed products]
 // The state lives in registers as value x key, a 64 x D slice a warpgroup, and everything is computed transposed, with the
@@ -11,134 +11,10 @@
 
 #include <cstdint>
 
-#include "csrc/core/mbarrier.cuh"
-#include "csrc/core/tma.cuh"
-#include "csrc/core/wgmma.cuh"
-#include "csrc/lightning/hopper_schedule.cuh"
+#include "csrc/lightning/hopper_fragments.cuh"
+#include "csrc/lightning/hopper_memory.cuh"
 
 namespace qkr::hopper {
-
-struct Maps {
-  CUtensorMap q, k, v;  // boxes of 64 columns of kChunk tokens of one head
-};
-
-// Passes over the same rows in the same direction run side by side, block by block: what one has fetched, the other finds in L2.
-// The one behind finds more there than the one ahead, so that they stay together.
-template <int kPasses>
-struct Jobs {
-  Maps maps[kPasses];
-  Pass pass[kPasses];
-};
-
-// Shared memory in bytes; tiles begin at multiples of 1024.
-template <int kDim, bool kHiLo>
-struct Plan {
-  static constexpr int kGroups = kDim / 64;  // consumer warpgroups; each owns 64 value columns
-  static constexpr int kThreads = 128 * (kGroups + 1);
-  static constexpr int kBlocksPerSm = kDim == 64 ? 2 : 1;
-  static constexpr int kStages = kDim == 64 || kHiLo ? 3 : 4;
-  static constexpr uint32_t kTensor = kTileBytes * (kDim / 64);
-  static constexpr uint32_t kStage = 3 * kTensor;  // q, k, v
-  static constexpr uint32_t kScores = kStages * kStage;
-  static constexpr uint32_t kScoresOfGroup = kTileBytes * (kHiLo ? 2 : 1);
-  static constexpr uint32_t kOut = kScores + kGroups * kScoresOfGroup;
-  static constexpr uint32_t kDecays = kOut + kGroups * kTileBytes;
-  static constexpr uint32_t kDecaysOfGroup = 4 * kChunk * sizeof(float);
-  static constexpr uint32_t kBarriers = kDecays + kGroups * kDecaysOfGroup;
-  static constexpr uint32_t kCuts = kBarriers + kStages * 2 * 8;
-  static constexpr uint32_t kBytes = kCuts + 2 * sizeof(Cut);
-  static_assert(kBlocksPerSm * (kBytes + 1024) <= 228 * 1024, "does not fit");  // the system takes 1 KB a block
-
-  __device__ static uint32_t full(uint32_t base, int stage) { return base + kBarriers + stage * 8; }
-  __device__ static uint32_t empty(uint32_t base, int stage) { return base + kBarriers + (kStages + stage) * 8; }
-};
-
-template <int kStages>
-struct Ring {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ void next() {
-    if (++stage == kStages) stage = 0, parity ^= 1;
-  }
-};
-
-__device__ inline int first_token(const Pass& pass, const Segment& s, int chunk, int length) {
-  const int position = s.start + chunk * kChunk;
-  return pass.reverse ? pass.tokens - position - length : position;
-}
-
-template <class P>
-__device__ inline void produce(const Maps& maps, const Pass& pass, const Cut* cuts, uint32_t base) {
-  Ring<P::kStages> ring;
-  for_each_segment(pass, cuts, [&](const Segment& s) {
-    for (int chunk = s.warm; chunk < s.last; ++chunk, ring.next()) {
-      const int token = first_token(pass, s, chunk, min(kChunk, s.length - chunk * kChunk));
-      const uint32_t full = P::full(base, ring.stage), tiles = base + ring.stage * P::kStage;
-      mbarrier_wait(P::empty(base, ring.stage), ring.parity ^ 1);
-      const bool emits = chunk >= s.first;
-      mbarrier_arrive_expect(full, emits ? P::kStage : 2 * P::kTensor);
-      const auto load = [&](int tensor, const CUtensorMap& map, int group) {
-        for (int half = 0; half < P::kGroups; ++half) {
-          tma_load(tiles + tensor * P::kTensor + half * kTileBytes, &map, full, half * 64, s.head / group, token);
-        }
-      };
-      if (emits) load(0, maps.q, pass.q_group);
-      load(1, maps.k, pass.k_group);
-      load(2, maps.v, pass.v_group);
-    }
-  });
-}
-
-__device__ inline uint32_t pack_bf16(float low, float high) {
-  uint32_t packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
-}
-__device__ inline float low_of(uint32_t packed) { return __uint_as_float(packed << 16); }
-__device__ inline float high_of(uint32_t packed) { return __uint_as_float(packed & 0xffff0000u); }
-// What packing lost, packed.
-__device__ inline uint32_t pack_rest(float low, float high, uint32_t packed) {
-  return pack_bf16(low - low_of(packed), high - high_of(packed));
-}
-
-__device__ inline void load_transposed(uint32_t (&a)[4], uint32_t shared) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(shared)
-               : "memory");
-}
-__device__ inline void store_matrices(uint32_t shared, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(a), "r"(b), "r"(c),
-               "r"(d)
-               : "memory");
-}
-__device__ inline void store_transposed(uint32_t shared, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(a), "r"(b),
-               "r"(c), "r"(d)
-               : "memory");
-}
-__device__ inline float load_float(uint32_t shared) {
-  float x;
-  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(shared));
-  return x;
-}
-__device__ inline float2 load_pair(uint32_t shared) {
-  float2 x;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(shared));
-  return x;
-}
-__device__ inline uint4 load_16_bytes(uint32_t shared) {
-  uint4 x;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(shared));
-  return x;
-}
-__device__ inline void store_16_bytes(uint32_t shared, uint4 x) {
-  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
-               : "memory");
-}
-__device__ inline void store_float(uint32_t shared, float x) {
-  asm volatile("st.shared.f32 [%0], %1;" ::"r"(shared), "f"(x) : "memory");
-}
 
 // One warpgroup's side. Fragments: Note [Fragments] in wgmma.cuh; `row_` and `column_` are the r and c there.
 template <int kDim, bool kHiLo>
@@ -159,28 +35,54 @@ class Consumer {
         score_decays_(decays_ + 2 * kChunk * sizeof(float)) {}
 
   __device__ void run(const Cut* cuts) {
-    for_each_segment(pass_, cuts, [&](const Segment& s) {
+    if (kTurns && group_ == 1) end_turn();
+    SegmentWalk walk(pass_, cuts);
+    Segment s, after;
+    bool joined = false;  // with the segment before: the first chunk's P is there already
+    for (bool some = walk.next(s); some; s = after) {
+      some = walk.next(after);
+      const bool joins = some && after.head == s.head;
+      if (!joined) enter_head(s);
       enter(s);
       for (int chunk = s.warm; chunk < s.first; ++chunk) pass_by(s, chunk);
-      begin_scores(s);
-      for (int chunk = s.first; chunk < s.last - 1; ++chunk) emit<true>(s, chunk);
-      emit<false>(s, s.last - 1);
+      if (!joined) begin_scores(s);
+      const int with_next = joins ? s.last : s.last - 1;
+      for (int chunk = s.first; chunk < with_next; ++chunk) {
+        emit<true>(s, chunk, chunk + 1 < s.last ? length_of(s, chunk + 1) : length_of(after, 0));
+      }
+      if (!joins) emit<false>(s, with_next, 0);
       if (s.last * kChunk >= s.length && pass_.final_state != nullptr) save_state(s);
-    });
+      joined = joins;
+    }
+    if (kTurns && group_ == 0) await_turn();
   }
 
  private:
+  // Two warpgroups on the same work stay in step, all products at once and then none. Where the products are the longer part
+  // they take turns: while one's products run, the other converts and stores.
+  static constexpr bool kTurns = P::kGroups == 2 && kHiLo;
+  static constexpr uint32_t kMeetAll = 3, kTurnOf = 4;  // named barriers; 1 and 2 are the warpgroups' own
+
   __device__ void meet() const { named_barrier(1 + group_, 128); }
+  __device__ void await_turn() const {
+    if (kTurns) named_barrier(kTurnOf + group_, 256);
+  }
+  __device__ void end_turn() const {
+    if (kTurns) named_barrier_arrive(kTurnOf + 1 - group_, 256);
+  }
 
   __device__ const float* state_of(const float* states, const Segment& s) const {
     return states + (static_cast<int64_t>(s.sequence) * pass_.heads + s.head) * kDim * kDim;
   }
 
-  __device__ void enter(const Segment& s) {
+  __device__ void enter_head(const Segment& s) {
     slope_ = pass_.slopes[s.head];
     decays_length_ = 0;
     const int ahead = thread_ - kChunk, age = pass_.reverse ? -ahead : ahead;
     store_float(score_decays_ + thread_ * 4, age >= 0 ? pass_.intra * expf(-slope_ * age) : 0.f);  // set_decays meets
+  }
+
+  __device__ void enter(const Segment& s) {
     const bool given = s.warm == 0 && pass_.initial_state != nullptr;
     const float* from = given ? state_of(pass_.initial_state, s) : nullptr;
     const int key_stride = pass_.initial_transposed ? 1 : kDim, value_stride = pass_.initial_transposed ? kDim : 1;
@@ -223,7 +125,7 @@ class Consumer {
       store_16_bytes(tiles + P::kTensor + piece / 8 * kTileBytes + row * 128 + piece % 8 * 16, {0, 0, 0, 0});
     }
     fence_shared_for_async();
-    named_barrier(1 + P::kGroups, P::kGroups * 128);
+    named_barrier(kMeetAll, P::kGroups * 128);
   }
 
   __device__ void load_values(uint32_t tiles) {
@@ -240,7 +142,8 @@ class Consumer {
     for (int i = 0; i < kDim / 2; ++i) state_[i] *= state_decay_;
   }
 
-  // Starts state += (decayed values) k.
+  // Starts state += (decayed values) k. In high and low parts in either mode: rounding them once more would cost slow heads,
+  // whose outputs come from the state, a third of their accuracy.
   __device__ void update_state(uint32_t tiles) {
     const uint64_t keys = tile_by_columns(tiles + P::kTensor);
     uint32_t high[4][4], low[4][4];
@@ -253,7 +156,7 @@ class Consumer {
         for (int j = 2 * half; j < 2 * half + 2; ++j) {
           const float x = low_of(values_[i][j]) * decay.x, y = high_of(values_[i][j]) * decay.y;
           high[i][j] = pack_bf16(x, y);
-          if (kHiLo) low[i][j] = pack_rest(x, y, high[i][j]);
+          low[i][j] = pack_rest(x, y, high[i][j]);
         }
       }
     }
@@ -261,7 +164,7 @@ class Consumer {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       wgmma<true>(state_, high[i], keys + 128 * i, true);
-      if (kHiLo) wgmma<true>(state_, low[i], keys + 128 * i, true);
+      wgmma<true>(state_, low[i], keys + 128 * i, true);
     }
     wgmma_commit();
   }
@@ -269,11 +172,9 @@ class Consumer {
   __device__ static int length_of(const Segment& s, int chunk) { return min(kChunk, s.length - chunk * kChunk); }
 
   // Waits for a chunk's tiles, which are the ring's.
-  __device__ uint32_t await_tiles(const Ring<P::kStages>& ring, int length) const {
-    const uint32_t tiles = base_ + ring.stage * P::kStage;
+  __device__ uint32_t await_tiles(const Ring<P::kStages>& ring) const {
     mbarrier_wait(P::full(base_, ring.stage), ring.parity);
-    if (length < kChunk) clear_tail(tiles, length);
-    return tiles;
+    return base_ + ring.stage * P::kStage;
   }
 
   // Waits for the state and gives the chunk's tiles back to the producer.
@@ -288,7 +189,7 @@ class Consumer {
   __device__ void pass_by(const Segment& s, int chunk) {
     const int length = length_of(s, chunk);
     set_decays(length);
-    const uint32_t tiles = await_tiles(ring_, length);
+    const uint32_t tiles = await_tiles(ring_);
     load_values(tiles);
     decay_state();
     update_state(tiles);
@@ -345,12 +246,14 @@ class Consumer {
     wgmma_commit();
   }
 
-  // Of the segment's first chunk; every later one's are computed while the chunk before it is finished.
+  // Of a head's first chunk; every later one's are computed while the chunk before it is finished.
   __device__ void begin_scores(const Segment& s) {
     const int length = length_of(s, s.first);
     set_decays(length);
     float scores[32];
-    start_scores(scores, await_tiles(ring_, length));
+    const uint32_t tiles = await_tiles(ring_);
+    if (length < kChunk) clear_tail(tiles, length);
+    start_scores(scores, tiles);
     wgmma_wait<0>();
     wgmma_pin(scores);
     store_scores(scores);
@@ -361,14 +264,18 @@ class Consumer {
   // everything between the products of a chunk are on the critical path; scores and output are stored while the state is updated.
   // The conversion must not meet running products: reading the state's registers then makes the compiler wait for them.
   template <bool kHasNext>
-  __device__ void emit(const Segment& s, int chunk) {
+  __device__ void emit(const Segment& s, int chunk, int next_length) {
     const int length = length_of(s, chunk);
     const uint32_t tiles = base_ + ring_.stage * P::kStage;
     set_decays(length);
+    auto next = ring_;
+    next.next();
+    if (kHasNext && next_length < kChunk) clear_tail(await_tiles(next), next_length);  // the warpgroups meet: not within a turn
     float out[32], scores[32];
     {
       StateOperand high, low;
       convert_state(high, low);
+      await_turn();
       start_out(out, high, low, tiles);
     }
     meet();  // P is complete
@@ -378,12 +285,9 @@ class Consumer {
     wgmma_pin(out);
     decay_out(out);
     add_scored(out);
-    if (kHasNext) {
-      auto next = ring_;
-      next.next();
-      start_scores(scores, await_tiles(next, length_of(s, chunk + 1)));
-    }
+    if (kHasNext) start_scores(scores, await_tiles(next));
     update_state(tiles);
+    end_turn();
     wgmma_wait<1>();
     wgmma_pin(out);
     stage_out(out);
@@ -463,52 +367,5 @@ class Consumer {
   float state_[kDim / 2];
   uint32_t values_[4][4];
 };
-
-// Sequences without tokens: the final state is the initial one.
-template <int kDim>
-__device__ inline void copy_empty_states(const Pass& pass, int block, int blocks) {
-  if (pass.final_state == nullptr) return;
-  for (int i = block; i < pass.sequences * pass.heads; i += blocks) {
-    const int sequence = i / pass.heads;
-    if (pass.cu_seqlens[sequence] != pass.cu_seqlens[sequence + 1]) continue;
-    for (int j = threadIdx.x; j < kDim * kDim; j += blockDim.x) {
-      const int64_t at = static_cast<int64_t>(i) * kDim * kDim;
-      const int from = pass.initial_transposed ? j % kDim * kDim + j / kDim : j;
-      pass.final_state[at + j] = pass.initial_state == nullptr ? 0.f : pass.initial_state[at + from];
-    }
-  }
-}
-
-template <int kDim, bool kHiLo, int kPasses>
-__global__ void __launch_bounds__(Plan<kDim, kHiLo>::kThreads, Plan<kDim, kHiLo>::kBlocksPerSm)
-    lightning_kernel(const __grid_constant__ Jobs<kPasses> jobs) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  using P = Plan<kDim, kHiLo>;
-  extern __shared__ __align__(1024) uint8_t memory[];
-  const uint32_t base = shared_address(memory);
-  auto* cuts = reinterpret_cast<Cut*>(memory + P::kCuts);
-  const Maps& maps = jobs.maps[blockIdx.x % kPasses];
-  const Pass& pass = jobs.pass[blockIdx.x % kPasses];
-  const int block = blockIdx.x / kPasses, blocks = gridDim.x / kPasses, group = threadIdx.x / 128;
-  if (threadIdx.x / 32 == 0) cut_work(pass, block, blocks, cuts);
-  if (threadIdx.x == 32) {
-    for (int stage = 0; stage < P::kStages; ++stage) {
-      mbarrier_init(P::full(base, stage), 1);
-      mbarrier_init(P::empty(base, stage), P::kGroups * 4);  // one arrival a warp
-    }
-    mbarrier_publish_inits();
-  }
-  __syncthreads();
-  copy_empty_states<kDim>(pass, block, blocks);
-  // the producer needs few registers, the consumers all they can get
-  if (group == P::kGroups) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(40));
-    if (threadIdx.x % 128 == 0) produce<P>(maps, pass, cuts, base);
-  } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kDim == 64 ? 216 : 232));
-    Consumer<kDim, kHiLo>(pass, base, group).run(cuts);
-  }
-#endif
-}
 
 }  // namespace qkr::hopper
