@@ -41,6 +41,9 @@ TORCH_LIBRARY(qk_restore, m) {
   m.def("embed_tokens(Tensor weight, Tensor tokens) -> Tensor");
   m.def("embedding_grad(Tensor grad, Tensor tokens, int vocabulary) -> Tensor");
 
+  // The LM head at some positions of hidden [N, D] alone: log-probability of each target and how many tokens come before it.
+  m.def("answer_logprobs(Tensor hidden, Tensor head_weight, Tensor positions, Tensor targets) -> (Tensor logprob, Tensor rank)");
+
   // S_t = exp(-slope) S_{t-1} + k_t^T v_t, o_t = scale q_t S_t over packed sequences; with_state false: final_state is [0, H, D, D].
   m.def(
       "lightning_attention(Tensor q, Tensor k, Tensor v, Tensor slopes, Tensor cu_seqlens, Tensor? initial_state, float scale, "
