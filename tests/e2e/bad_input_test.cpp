@@ -324,7 +324,7 @@ INSTANTIATE_TEST_SUITE_P(
                    "niah_multikey_3, niah_multivalue, niah_multiquery, vt, got 'niah_single_4'"},
         ProbeFault{"MissingHaystack", {"--model=good", "--lengths", "256", "--haystack", "$/book.txt"}, "$/book.txt: "},
         ProbeFault{"OutputExists", {"--model=good", "--tasks", "niah_single_1", "--lengths", "256", "--output", "$/there.jsonl"},
-                   "$/there.jsonl: --output must not exist yet"},
+                   "$/there.jsonl: --output must not exist yet (--resume goes on with it)"},
         ProbeFault{"SmallVocabulary", {"--model=$/small-vocabulary", "--tasks", "niah_single_1", "--lengths", "256"},
                    "$/small-vocabulary/config.json: vocab_size must be at least the tokenizer's 1024 tokens, got 1000"}),
     probe_fault_name);

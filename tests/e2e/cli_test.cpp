@@ -64,8 +64,9 @@ TEST(Help, ListsEveryFlagOfThePrograms) {
   EXPECT_EQ(flags_of("sft-train"), (std::set<std::string>{"--config", "--config-schema", "--dry-run", "--dump-config", "--help-config",
                                                           "--inspect", "--output", "--qk-restore", "--resume", "--set", "--version"}));
   EXPECT_EQ(flags_of("niah-probe"),
-            (std::set<std::string>{"--attn-logits-scaling", "--device", "--dtype", "--haystack", "--lengths", "--max-new-tokens", "--model",
-                                   "--output", "--prefill-chunk", "--samples", "--seed", "--tasks", "--version"}));
+            (std::set<std::string>{"--attn-logits-scaling", "--compare", "--device", "--dtype", "--haystack", "--lengths", "--max-new-tokens",
+                                   "--mode", "--model", "--output", "--prefill-chunk", "--reading", "--resume", "--samples", "--seed", "--tasks",
+                                   "--version"}));
 }
 
 TEST(Help, ListsEveryFlagOfQkRestore) {

@@ -1,21 +1,24 @@
-// niah-probe --model DIR --lengths 4096 8192: RULER's needle tasks on a model folder, without a run.
+// niah-probe --model DIR --lengths 4096 8192: RULER's needle tasks on a model folder, without a run; --compare A B: two models or two files.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <iostream>
 #include <regex>
 
 #include "trainer/apps/command_line.h"
+#include "trainer/apps/probe_folder.h"
 #include "trainer/apps/process.h"
-#include "trainer/apps/session.h"
 #include "trainer/config/parse.h"
 #include "trainer/core/error.h"
-#include "trainer/probe/codec.h"
-#include "trainer/probe/summary.h"
+#include "trainer/core/text.h"
+#include "trainer/probe/comparison.h"
+#include "trainer/probe/tasks.h"
 
 namespace {
 
 struct Options {
-  std::string model, output, haystack, device = "auto", dtype = "bfloat16", logits_scaling = "checkpoint";
+  qkr::ProbeFolderOptions probe;
+  std::vector<std::string> compare;
+  std::string haystack, mode = "base";
   std::vector<std::string> tasks = {"niah_single_1", "niah_single_2", "niah_single_3"};
   std::vector<int64_t> lengths = {4096};
   int64_t samples = 50, seed = 42, max_new_tokens = 128, prefill_chunk = 32768;
@@ -48,7 +51,8 @@ qkr::ProbeConfigSection probe_section(const Options& o) {
   const auto number = [](const char* key, int64_t value) { return std::string("probe.") + key + "=" + std::to_string(value); };
   std::vector<std::string> set = {"model.path=none", "data.train=[none]", "output=nowhere", "probe.tasks=" + list(o.tasks),
                                   "probe.lengths=" + list(o.lengths), number("samples", o.samples), number("seed", o.seed),
-                                  number("max_new_tokens", o.max_new_tokens), number("prefill_chunk", o.prefill_chunk)};
+                                  number("max_new_tokens", o.max_new_tokens), number("prefill_chunk", o.prefill_chunk),
+                                  "probe.mode=" + o.mode};
   if (!o.haystack.empty()) set.push_back("probe.haystack=" + o.haystack);
   try {
     return qkr::parse_config("", "", set).probe;
@@ -57,20 +61,20 @@ qkr::ProbeConfigSection probe_section(const Options& o) {
   }
 }
 
-int run(const Options& options) {
-  if (!options.output.empty() && std::filesystem::exists(options.output)) qkr::fail(options.output, ": --output must not exist yet");
-  const qkr::ProbeConfigSection section = probe_section(options);
-  qkr::make_deterministic();
-  const qkr::ModelSource source = qkr::ModelSource::read(options.model, options.logits_scaling);
-  const qkr::TextModel text = qkr::TextModel::load(options.model, "");
-  qkr::check_vocabulary(source, text);
-  std::vector<qkr::NeedleItem> items = qkr::make_items(section, text);
-  const c10::Device device = qkr::choose_device(options.device);
-  const qkr::Decoder decoder = qkr::load_decoder(source, options.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat, device);
+int run(Options options) {
   qkr::Console console(std::cout, "auto");
-  qkr::RecallProbe probe(section, decoder, qkr::text_codec(text), std::move(items), options.output, 0, console);
-  probe.measure("probe", 0);
-  console.line("\n" + qkr::probe_table(probe.results()));
+  if (options.compare.empty()) {
+    if (options.probe.model.empty()) qkr::fail("--model is required");
+    options.probe.section = probe_section(options);
+    const std::vector<qkr::ItemResult> results = qkr::probe_folder(options.probe, console);
+    console.line("\n" + qkr::results_text(results));
+    return 0;
+  }
+  if (!options.probe.model.empty()) qkr::fail("--model must not stand beside --compare, which names what is compared");
+  if (std::all_of(options.compare.begin(), options.compare.end(), [](const std::string& path) { return std::filesystem::is_directory(path); }))
+    options.probe.section = probe_section(options);
+  const auto [first, second] = qkr::compared_results(options.probe, options.compare[0], options.compare[1], console);
+  console.line(qkr::comparison_table(first, second));
   return 0;
 }
 
@@ -78,20 +82,33 @@ int run(const Options& options) {
 
 int main(int argc, char** argv) {
   Options o;
-  CLI::App app{"RULER's needle-in-a-haystack tasks (niah_single_1, 2, 3) on a Hugging Face model folder: greedy decoding, string match."};
+  qkr::ProbeFolderOptions& p = o.probe;
+  std::vector<std::string> known;
+  for (const qkr::NeedleTask task : qkr::needle_tasks()) known.emplace_back(qkr::needle_task_name(task));
+  CLI::App app{"RULER's needle-in-a-haystack tasks and variable tracking on a Hugging Face model folder: greedy decoding, string match."};
   app.set_version_flag("--version", "qk-restore " QKR_VERSION);
-  app.add_option("--model", o.model, "model folder")->required();
-  app.add_option("--tasks", o.tasks, "niah_single_1, niah_single_2, niah_single_3");
+  app.add_option("--model", p.model, "model folder");
+  app.add_option("--compare", o.compare,
+                 "two result files, or two model folders: paired differences over the prompts that they share. FILE:STAGE picks a stage of a "
+                 "run's probe.jsonl")
+      ->expected(2);
+  app.add_option("--tasks", o.tasks, qkr::join(known));
   app.add_option("--lengths", o.lengths, "prompt lengths in tokens, the new ones included");
   app.add_option("--samples", o.samples, "prompts a cell");
-  app.add_option("--haystack", o.haystack, "text file for niah_single_2 and 3; without one, text made by a grammar");
-  app.add_option("--output", o.output, "JSON lines, one a prompt");
+  app.add_option("--haystack", o.haystack, "text file for the tasks that hide needles in a text; without one, text made by a grammar");
+  app.add_option("--mode", o.mode, "base: raw text; default: a user's turn, the prefix begins the answer; chat: no prefix");
+  app.add_option("--reading", p.reading,
+                 "generate: greedy decoding, RULER's score; teacher_forced: one prefill, found if every token of the answer is the most likely "
+                 "one; both: and how they agree")
+      ->check(CLI::IsMember({"generate", "teacher_forced", "both"}));
+  app.add_option("--output", p.output, "JSON lines, one a prompt");
+  app.add_flag("--resume", p.resume, "go on with --output: skip the prompts that it holds; another model, tokenizer, haystack or setting is refused");
   app.add_option("--seed", o.seed, "of keys, values and places");
-  app.add_option("--max-new-tokens", o.max_new_tokens, "RULER: 128");
+  app.add_option("--max-new-tokens", o.max_new_tokens, "RULER: 128 (vt: 30)");
   app.add_option("--prefill-chunk", o.prefill_chunk, "tokens of one prefill call");
-  app.add_option("--device", o.device, "auto, cpu or cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-  app.add_option("--dtype", o.dtype, "bfloat16 or float32")->check(CLI::IsMember({"bfloat16", "float32"}));
-  app.add_option("--attn-logits-scaling", o.logits_scaling, "HypeNet: checkpoint, null, \"hype A\" or a factor");
+  app.add_option("--device", p.device, "auto, cpu or cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  app.add_option("--dtype", p.dtype, "bfloat16 or float32")->check(CLI::IsMember({"bfloat16", "float32"}));
+  app.add_option("--attn-logits-scaling", p.logits_scaling, "HypeNet: checkpoint, null, \"hype A\" or a factor");
   app.footer("Exit codes: 0 done, 1 failed, 2 usage or input.");
   return qkr::parse_and_run(app, "niah-probe", argc, argv, [&] { return run(o); });
 }

@@ -38,6 +38,10 @@ void visit(Result& r, Visitor&& field, Later&& later) {
   later("model", r.model);
   later("tokenizer", r.tokenizer);
   later("dtype", r.dtype);
+  if (r.reading != "teacher_forced") return;
+  later("answer_tokens", r.answer_tokens);
+  later("answer_rank", r.answer_rank);
+  later("answer_logprob", r.answer_logprob);
 }
 
 }  // namespace

@@ -33,7 +33,32 @@ std::string stop_reason(const std::vector<int32_t>& so_far, std::vector<std::str
   return static_cast<int64_t>(so_far.size()) >= limit ? "length" : "";
 }
 
-ItemResult describe(const NeedleItem& item, const ProbeOptions& options) {
+ItemResult measure(const NeedleItem& item, const Generator& generate, const TextCodec& codec,
+                   const ProbeOptions& options) {
+  ItemResult result = result_of(item, options);
+  result.stopped = "generator";
+  std::vector<std::string> missing = result.outputs;
+  const auto begin = std::chrono::steady_clock::now();
+  std::vector<int32_t> ids = generate(item.ids, [&](const std::vector<int32_t>& so_far) {
+    const std::string reason = stop_reason(so_far, &missing, result.max_new_tokens, codec, options);
+    if (!reason.empty()) result.stopped = reason;
+    return !reason.empty();
+  });
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  result.generated_tokens = static_cast<int64_t>(ids.size());
+  if (result.stopped == "eos" && !ids.empty()) ids.pop_back();
+  result.prediction = codec.decode(ids);
+  const std::string cleaned = clean_prediction(result.prediction);
+  const double share = string_match(cleaned, result.outputs);
+  result.score = round_2(share * 100);
+  result.hit = share == 1;
+  result.is_null = cleaned.empty();
+  return result;
+}
+
+}  // namespace
+
+ItemResult result_of(const NeedleItem& item, const ProbeOptions& options) {
   ItemResult result;
   result.stage = options.stage;
   result.step = options.step;
@@ -58,31 +83,6 @@ ItemResult describe(const NeedleItem& item, const ProbeOptions& options) {
   result.dtype = options.dtype;
   return result;
 }
-
-ItemResult measure(const NeedleItem& item, const Generator& generate, const TextCodec& codec,
-                   const ProbeOptions& options) {
-  ItemResult result = describe(item, options);
-  result.stopped = "generator";
-  std::vector<std::string> missing = result.outputs;
-  const auto begin = std::chrono::steady_clock::now();
-  std::vector<int32_t> ids = generate(item.ids, [&](const std::vector<int32_t>& so_far) {
-    const std::string reason = stop_reason(so_far, &missing, result.max_new_tokens, codec, options);
-    if (!reason.empty()) result.stopped = reason;
-    return !reason.empty();
-  });
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  result.generated_tokens = static_cast<int64_t>(ids.size());
-  if (result.stopped == "eos" && !ids.empty()) ids.pop_back();
-  result.prediction = codec.decode(ids);
-  const std::string cleaned = clean_prediction(result.prediction);
-  const double share = string_match(cleaned, result.outputs);
-  result.score = round_2(share * 100);
-  result.hit = share == 1;
-  result.is_null = cleaned.empty();
-  return result;
-}
-
-}  // namespace
 
 std::vector<ItemResult> run_probe(const std::vector<NeedleItem>& items, const Generator& generate,
                                   const TextCodec& codec, const ProbeOptions& options,

@@ -50,7 +50,13 @@ struct ItemResult {
   std::string mode, reading, haystack, haystack_sha256, sentence_rule;
   int64_t max_new_tokens = 0;            // the limit it had; 0: a row of before this was kept
   std::string model, tokenizer, dtype;  // ProbeOptions'; "" likewise
+  // reading teacher_forced alone: tokens of the answer, their mean log-probability, the worst rank (0: greedy decoding takes them all).
+  int64_t answer_tokens = 0, answer_rank = 0;
+  double answer_logprob = 0;
 };
+
+// What is known of a result before anything was measured.
+ItemResult result_of(const NeedleItem& item, const ProbeOptions& options);
 
 // Called after every item; `done` of `total` are measured.
 using ProbeProgress = std::function<void(const ItemResult& result, int64_t done, int64_t total)>;

@@ -73,4 +73,36 @@ Interval newcombe_paired(const Paired& counts) {
   return {p1 - p2 - reach(p1 - w1.low, w2.high - p2), p1 - p2 + reach(w1.high - p1, p2 - w2.low)};
 }
 
+Stratified stratified(const std::vector<Paired>& cells) {
+  Stratified all;
+  for (const Paired& cell : cells) {
+    all.pooled.both += cell.both;
+    all.pooled.only_first += cell.only_first;
+    all.pooled.only_second += cell.only_second;
+    all.pooled.neither += cell.neither;
+  }
+  if (all.pooled.n() == 0) return all;
+  all.difference = all.pooled.difference();
+  double below = 0, above = 0;
+  for (const Paired& cell : cells) {
+    const double weight = static_cast<double>(cell.n()) / static_cast<double>(all.pooled.n());
+    const Interval interval = newcombe_paired(cell);
+    below += std::pow(weight * (cell.difference() - interval.low), 2);
+    above += std::pow(weight * (interval.high - cell.difference()), 2);
+  }
+  all.interval = {all.difference - std::sqrt(below), all.difference + std::sqrt(above)};
+  all.p = mcnemar_exact(all.pooled.only_first, all.pooled.only_second);
+  return all;
+}
+
+double cohen_kappa(const Paired& counts) {
+  const double n = static_cast<double>(counts.n());
+  if (n == 0) return 1;
+  const double first = static_cast<double>(counts.both + counts.only_first) / n;
+  const double second = static_cast<double>(counts.both + counts.only_second) / n;
+  const double agreed = static_cast<double>(counts.both + counts.neither) / n;
+  const double chance = first * second + (1 - first) * (1 - second);
+  return chance == 1 ? 1 : (agreed - chance) / (1 - chance);
+}
+
 }  // namespace qkr

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace qkr {
 
@@ -28,5 +29,21 @@ double mcnemar_exact(int64_t only_first, int64_t only_second);
 
 // The 95 % interval of `difference()`: Newcombe (1998), paired, method 10. No items: [-1, 1].
 Interval newcombe_paired(const Paired& counts);
+
+// One difference over several cells, each paired in itself.
+struct Stratified {
+  Paired pooled;          // the cells' counts added up
+  double difference = 0;  // mean of the cells' differences, weighted by their items
+  Interval interval = {-1, 1};  // of it, 95 %
+  double p = 1;           // exact McNemar on the pooled counts: without a difference each discordant item is a fair coin in every cell
+};
+
+// The interval comes from the cells' own (newcombe_paired) by Zou and Donner's recovery of variances (2008):
+// difference -+ sqrt(sum (w_c reach_c)^2), so that cells of different rates are not treated as one.
+Stratified stratified(const std::vector<Paired>& cells);
+
+// Agreement of two verdicts on the same items beyond chance: Cohen's kappa, 1 complete, 0 chance. Where chance alone
+// agrees completely (both always say the same one thing) it is 1.
+double cohen_kappa(const Paired& counts);
 
 }  // namespace qkr

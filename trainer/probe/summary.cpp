@@ -7,6 +7,7 @@
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
 #include "trainer/probe/scoring.h"
+#include "trainer/probe/table_text.h"
 
 namespace qkr {
 namespace {
@@ -19,21 +20,24 @@ std::vector<std::string> stages_of(const std::vector<ItemResult>& results) {
   return stages;
 }
 
+// Cells of the two readings are never added up.
+std::string cell_name(const ItemResult& r) { return r.reading == "teacher_forced" ? r.task + " teacher-forced" : r.task; }
+
 bool in_cell(const ItemResult& r, const std::string& stage, const std::string& task,
              int64_t length) {
-  return r.stage == stage && r.task == task && r.length == length;
+  return r.stage == stage && cell_name(r) == task && r.length == length;
 }
 
 CellSummary summarise_cell(const std::vector<ItemResult>& results, const ItemResult& first) {
   CellSummary cell;
   cell.stage = first.stage;
-  cell.task = first.task;
+  cell.task = cell_name(first);
   cell.step = first.step;
   cell.length = first.length;
   std::vector<double> shares;
   double seconds = 0;
   for (const ItemResult& r : results) {
-    if (!in_cell(r, first.stage, first.task, first.length)) continue;
+    if (!in_cell(r, first.stage, cell.task, first.length)) continue;
     shares.push_back(r.score / 100);
     cell.hits += r.hit ? 1 : 0;
     cell.nulls += r.is_null ? 1 : 0;
@@ -46,36 +50,6 @@ CellSummary summarise_cell(const std::vector<ItemResult>& results, const ItemRes
   cell.mean_seconds = seconds / static_cast<double>(cell.n);
   return cell;
 }
-
-// Text columns: each as wide as its widest entry, the last without padding; two blanks between.
-// Entry 1 is a number: to the right.
-std::string columns(const std::vector<std::vector<std::string>>& rows) {
-  std::vector<size_t> widths;
-  for (const auto& row : rows) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string text;
-  for (const auto& row : rows) {
-    std::string line;
-    for (size_t i = 0; i < row.size(); ++i) {
-      const std::string pad(widths[i] - row[i].size(), ' ');
-      line += (i > 0 ? "  " : "") + (i == 1 ? pad + row[i] : row[i] + pad);
-    }
-    while (!line.empty() && line.back() == ' ') line.pop_back();
-    text += line + "\n";
-  }
-  return text;
-}
-
-std::string percent(double share) { return fixed(share * 100, 1); }
-
-std::string points(double difference) {
-  const std::string text = percent(difference);
-  return (text[0] == '-' ? "" : "+") + text;
-}
-
-std::string p_text(double p) { return p < 0.001 ? "p<0.001" : "p=" + fixed(p, 3); }
 
 }  // namespace
 
@@ -92,25 +66,26 @@ std::vector<CellSummary> summarise(const std::vector<ItemResult>& results) {
 
 std::vector<CellComparison> compare(const std::vector<ItemResult>& results,
                                     const std::string& before, const std::string& after) {
-  std::map<std::string, bool> hit_before, hit_after;  // by item id
+  std::map<std::string, bool> hit_before, hit_after;  // by item id and reading
+  const auto key = [](const ItemResult& r) { return r.reading + " " + r.id; };
   for (const ItemResult& r : results) {
-    if (r.stage == before) hit_before[r.id] = r.hit;
-    if (r.stage == after) hit_after[r.id] = r.hit;
+    if (r.stage == before) hit_before[key(r)] = r.hit;
+    if (r.stage == after) hit_after[key(r)] = r.hit;
   }
   std::vector<CellComparison> cells;
   std::map<std::string, bool> counted;
   for (const ItemResult& r : results) {
-    const auto a = hit_after.find(r.id), b = hit_before.find(r.id);
-    if (a == hit_after.end() || b == hit_before.end() || !counted.emplace(r.id, true).second)
+    const auto a = hit_after.find(key(r)), b = hit_before.find(key(r));
+    if (a == hit_after.end() || b == hit_before.end() || !counted.emplace(key(r), true).second)
       continue;
     auto cell = std::find_if(cells.begin(), cells.end(), [&](const CellComparison& c) {
-      return c.task == r.task && c.length == r.length;
+      return c.task == cell_name(r) && c.length == r.length;
     });
     if (cell == cells.end()) {
       CellComparison fresh;
       fresh.before = before;
       fresh.after = after;
-      fresh.task = r.task;
+      fresh.task = cell_name(r);
       fresh.length = r.length;
       cell = cells.insert(cells.end(), fresh);
     }
@@ -141,8 +116,8 @@ std::vector<CellComparison> compare_stages(const std::vector<ItemResult>& result
 }
 
 std::string rate_text(const CellSummary& cell) {
-  const std::string rate = percent(cell.rate) + "%  [" + percent(cell.interval.low) + ", " +
-                           percent(cell.interval.high) + "]";
+  const std::string rate = percent_text(cell.rate) + "%  [" + percent_text(cell.interval.low) + ", " +
+                           percent_text(cell.interval.high) + "]";
   return round_2(100 * cell.rate) == cell.score ? rate : rate + " score " + fixed(cell.score, 2);
 }
 
@@ -174,11 +149,11 @@ std::string probe_table(const std::vector<ItemResult>& results) {
   std::vector<std::vector<std::string>> differences;
   for (const CellComparison& c : compare_stages(results)) {
     differences.push_back({c.task, std::to_string(c.length), c.before + " -> " + c.after,
-                           points(c.difference) + " points",
-                           "[" + points(c.interval.low) + ", " + points(c.interval.high) + "]",
-                           concat("n=", c.counts.n(), " paired"), p_text(c.p)});
+                           points_text(c.difference) + " points",
+                           "[" + points_text(c.interval.low) + ", " + points_text(c.interval.high) + "]",
+                           concat("n=", c.counts.n(), " paired"), p_value_text(c.p)});
   }
-  return columns(rows) + (differences.empty() ? "" : "\n" + columns(differences));
+  return text_columns(rows) + (differences.empty() ? "" : "\n" + text_columns(differences));
 }
 
 }  // namespace qkr

@@ -1,4 +1,4 @@
-// From results to rates: one cell a stage, task and length; two stages of the same items compared
+// From results to rates: one cell a stage, task, reading and length ("niah_single_2 teacher-forced"); two stages of the same items compared
 // in pairs; both as text.
 #pragma once
 

@@ -1,0 +1,37 @@
+// The probe on a model folder, without a run.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "trainer/config/run_config.h"
+#include "trainer/hooks/console.h"
+#include "trainer/probe/comparison.h"
+
+namespace qkr {
+
+struct ProbeFolderOptions {
+  std::string model;
+  std::string output;   // JSON lines; "": none
+  bool resume = false;  // output may be there: what it holds is not measured again
+  std::string device = "auto", dtype = "bfloat16", logits_scaling = "checkpoint";
+  std::string stage = "probe", reading = "generate";  // reading: generate, teacher_forced or both
+  ProbeConfigSection section;
+};
+
+// Measures all items of the section and returns their results, those of an earlier process first. Error: an output that exists
+// without resume, or that holds results of another model, tokenizer, haystack, prompt or setting.
+std::vector<ItemResult> probe_folder(const ProbeFolderOptions& options, Console& console);
+
+// The table of rates.
+std::string results_text(const std::vector<ItemResult>& results);
+
+// Rows of a result file; "FILE:STAGE" those of one stage. Error: no such file, no rows, no such stage.
+NamedResults read_results(const std::string& file);
+
+// Two result files as they are, or two model folders, measured one after the other; both of one kind.
+std::pair<NamedResults, NamedResults> compared_results(const ProbeFolderOptions& options, const std::string& first,
+                                                       const std::string& second, Console& console);
+
+}  // namespace qkr
