@@ -7,7 +7,7 @@
 #include "trainer/apps/session.h"
 #include "trainer/core/text.h"
 #include "trainer/loop/run.h"
-#include "trainer/model/softmax_attention.h"
+#include "trainer/model/kernels.h"
 #include "trainer/restore/restore.h"
 
 namespace qkr {
@@ -19,23 +19,21 @@ std::string numbers(const std::vector<int64_t>& values) {
   return join(words, " ");
 }
 
-at::ScalarType dtype_of(const RunConfig& config) { return config.model.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat; }
-
 std::string model_lines(const Prepared& p) {
   const Architecture& a = p.source.architecture;
-  std::vector<int64_t> linear;
-  for (size_t i = 0; i < a.layers.size(); ++i) {
-    if (a.layers[i].mixer == MixerKind::kLightning) linear.push_back(static_cast<int64_t>(i));
-  }
-  const std::vector<int64_t> softmax = a.softmax_layers();
   std::string text = "model    " + p.source.folder + ": " + family_name(a.family) + ", " + group_digits(parameter_count(a)) +
                      " parameters, " + std::to_string(a.layers.size()) + " layers, " + p.config.model.dtype + " on " + p.device.str() +
                      (p.config.model.init == "random" ? ", random weights" : "") + "\n";
-  if (!softmax.empty()) {
-    const int64_t head_dim = a.layers[softmax[0]].softmax.head_dim;
-    text += "kernels  softmax layers " + numbers(softmax) + ": " + softmax_kernel_name(p.device, dtype_of(p.config), head_dim) + "\n";
+  std::map<std::string, std::vector<int64_t>> layers_by_kernel;
+  for (size_t i = 0; i < a.layers.size(); ++i) {
+    const std::string mixer = a.layers[i].mixer == MixerKind::kLightning ? "lightning" : "softmax";
+    const std::string kernel = mixer_kernel(a, i, p.device, model_dtype(p.config)).name;
+    layers_by_kernel[mixer + '\n' + kernel].push_back(static_cast<int64_t>(i));
   }
-  if (!linear.empty()) text += "kernels  lightning layers " + numbers(linear) + ": chunks of 64 by batched matrix products, fp32 state\n";
+  for (const auto& [key, layers] : layers_by_kernel) {
+    const size_t split = key.find('\n');
+    text += "kernels  " + key.substr(0, split) + " layers " + numbers(layers) + ": " + key.substr(split + 1) + "\n";
+  }
   if (a.logits_scaling.kind != LogitsScaling::Kind::kNone) {
     text += "model    attn_logits_scaling is on, in training too (model.attn_logits_scaling: null turns it off)\n";
   }

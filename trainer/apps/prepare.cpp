@@ -7,6 +7,7 @@
 #include "trainer/core/text.h"
 #include "trainer/hooks/auto_restore.h"
 #include "trainer/io/atomic.h"
+#include "trainer/model/kernels.h"
 #include "trainer/probe/codec.h"
 #include "trainer/probe/generated_text.h"
 #include "trainer/probe/haystack.h"
@@ -40,6 +41,12 @@ void check_disk(const Prepared& p) {
   const int64_t models = p.config.save_sft_model ? 2 : 1;
   const int64_t checkpoints = p.config.checkpoint.every > 0 ? p.config.checkpoint.keep + 1 : 1;
   need_free_bytes(p.config.output, parameters * (models * weight + checkpoints * kState), "the model and the checkpoints");
+}
+
+void check_kernels(const Prepared& p) {
+  if (p.config.model.allow_slow) return;
+  const std::string refusal = slow_kernel_refusal(p.source.architecture, p.device, model_dtype(p.config));
+  if (!refusal.empty()) fail(p.source.folder, ": ", refusal);
 }
 
 // Packs what is trained on; with method auto some samples are kept out of it.
@@ -80,6 +87,8 @@ std::vector<NeedleItem> make_items(const ProbeConfigSection& config, const TextM
   return draw_items(config, &*haystack, text_codec(text));
 }
 
+at::ScalarType model_dtype(const RunConfig& config) { return config.model.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat; }
+
 Prepared prepare_data(const RunConfig& config) {
   Prepared p;
   p.config = config;
@@ -93,6 +102,7 @@ Prepared prepare_data(const RunConfig& config) {
 Prepared prepare(const RunConfig& config, bool resume) {
   Prepared p = prepare_data(config);
   p.device = choose_device(config.model.device);
+  check_kernels(p);
   check_output(p, resume);
   check_selection(mixer_layers(p.source.architecture), config.qk_restore, config.model.path);
   if (config.model.init == "checkpoint") check_weights(p.source);

@@ -47,6 +47,9 @@ void check_vocabulary(const ModelSource& source, const TextModel& text);
 // What the start-up says: model, kernels, data, plan, memory, probe. One string of lines.
 std::string describe(const Prepared& prepared);
 
+// Of weights and activations.
+at::ScalarType model_dtype(const RunConfig& config);
+
 // The whole run. Returns how it ended. On an Error the run's folder holds summary.json and a report of what there was.
 RunEnd train(Prepared prepared, Console& console);
 

@@ -151,7 +151,7 @@ void record_failure(const Prepared& p, const TrainState& state, const std::strin
 RunEnd train(Prepared p, Console& console) {
   const RunTimes times;
   const fs::path out = p.config.output;
-  const at::ScalarType dtype = p.config.model.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat;
+  const at::ScalarType dtype = model_dtype(p.config);
   Decoder decoder = p.config.model.init == "random" ? random_decoder(p.source, dtype, p.device, p.config.train.seed)
                                                     : load_decoder(p.source, dtype, p.device);
   mark_trainable(decoder, p.config.train);

@@ -36,6 +36,7 @@ struct ModelConfigSection {
   std::string init = "checkpoint";
   std::string dtype = "bfloat16";
   std::string device = "auto";
+  bool allow_slow = false;
   std::string attn_logits_scaling = "checkpoint";
   std::string chat_template;
 
@@ -47,6 +48,7 @@ struct ModelConfigSection {
     field("dtype", dtype, "weights and activations; bfloat16 keeps an exact fp32 master (16 more bits) in the optimizer",
           Rule{.one_of = {"bfloat16", "float32"}});
     field("device", device, "auto: the first GPU if there is one", Rule{.one_of = {"auto", "cpu", "cuda"}});
+    field("allow_slow", allow_slow, "on a GPU, run a mixer that no kernel serves (its shape or dtype) by a slow composite");
     field("attn_logits_scaling", attn_logits_scaling,
           "HypeNet: checkpoint (as config.json says), null (off), \"hype A\", or a factor such as 2.0; recorded in the output's config.json",
           Rule{.logits_scaling = true});
@@ -217,7 +219,10 @@ struct ProbeConfigSection {
     field("samples", samples, "prompts a cell (task x length), the same ones at every measurement", Rule{.min = 1});
     field("at", at, "when to measure", Rule{.one_of = {"start", "end", "restored"}});
     field("every", every, "also every so many steps; 0: not", Rule{.min = 0});
-    field("reading", reading, "generate: greedy decode, string match (RULER's score)", Rule{.one_of = {"generate"}});
+    field("reading", reading,
+          "generate: greedy decode, string match (RULER's score); teacher_forced: one prefill with the answer, found if each of its tokens is "
+          "the most likely one, stricter and without a decode",
+          Rule{.one_of = {"generate", "teacher_forced"}});
     field("mode", mode,
           "base: prompt and answer prefix as raw text; default: the prompt as a user's turn, the prefix begins the answer; chat: no prefix, "
           "needs more new tokens",
