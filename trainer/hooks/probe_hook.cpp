@@ -1,32 +1,15 @@
 #include "trainer/hooks/probe_hook.h"
 
 #include <algorithm>
-#include <limits>
 #include <memory>
 
 #include "trainer/core/text.h"
 #include "trainer/io/json_lines.h"
-#include "trainer/model/generate.h"
+#include "trainer/probe/generator.h"
 #include "trainer/probe/record.h"
 #include "trainer/probe/summary.h"
 
 namespace qkr {
-namespace {
-
-// The model as the probe sees it. The probe's own rule ends the text, the limit and the end tokens included.
-Generator greedy_generator(const Decoder& decoder, int64_t prefill_chunk) {
-  return [&decoder, prefill_chunk](const std::vector<int32_t>& prompt, const StopRule& stop) {
-    GreedyOptions options;
-    options.max_new_tokens = std::numeric_limits<int32_t>::max();
-    options.reserve_tokens = 256;
-    options.prefill_chunk = prefill_chunk;
-    options.stop = stop;
-    return generate_greedy(decoder, prompt, options);
-  };
-}
-
-}  // namespace
-
 bool probes_at(const ProbeConfigSection& config, const std::string& stage) {
   return !config.lengths.empty() && std::find(config.at.begin(), config.at.end(), stage) != config.at.end();
 }
@@ -78,7 +61,10 @@ std::vector<ItemResult> RecallProbe::run(const std::string& stage, int64_t step,
     console_.status(progress_bar(done, total) + " probe " + stage + " " + std::to_string(done) + "/" + std::to_string(total) + ", " +
                     std::to_string(hits) + " found, last " + result.id + " in " + fixed(result.seconds, 2) + "s");
   };
-  return run_probe(items, greedy_generator(decoder_, config_.prefill_chunk), codec_, options, progress);
+  if (config_.reading == "teacher_forced") {
+    return run_teacher_forced(items, answer_reader(decoder_, config_.prefill_chunk), codec_, options, progress);
+  }
+  return run_probe(items, greedy_text(decoder_, config_.prefill_chunk), codec_, options, progress);
 }
 
 void RecallProbe::print_rates(const std::vector<ItemResult>& measured) {
@@ -89,8 +75,9 @@ void RecallProbe::print_rates(const std::vector<ItemResult>& measured) {
 
 void RecallProbe::measure(const std::string& stage, int64_t step) {
   if (items_.empty()) return;
-  console_.line("probe " + stage + ": " + std::to_string(items_.size()) + " prompts, greedy, at most " +
-                std::to_string(config_.max_new_tokens) + " new tokens");
+  console_.line("probe " + stage + ": " + std::to_string(items_.size()) + " prompts, " +
+                (config_.reading == "teacher_forced" ? "teacher-forced"
+                                                     : "greedy, at most " + std::to_string(config_.max_new_tokens) + " new tokens"));
   std::unique_ptr<JsonLinesWriter> rows;
   if (!file_.empty()) rows = std::make_unique<JsonLinesWriter>(file_);
   const auto write = [&](const ItemResult& result, int64_t, int64_t) {
