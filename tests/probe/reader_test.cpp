@@ -26,7 +26,7 @@ TEST(AnswerReader, IsTheWholeModelsLogSoftmax) {
   const std::vector<int32_t> ids = some_ids(decoder, 40);
   const c10::InferenceMode no_autograd;
   const at::Tensor tokens = at::tensor(ids, at::kLong);
-  const at::Tensor truth = at::log_softmax(decoder.logits(decoder.forward(tokens, Segments::continued(0, 40, at::kCPU))), 1);
+  const at::Tensor truth = at::log_softmax(decoder.logits(decoder.forward(tokens, Segments::packed({0, 40}, at::kCPU))), 1);
   for (const int64_t first : {1, 14, 15, 39}) {
     for (const int64_t chunk : {1, 7, 14, 1000}) {
       SCOPED_TRACE(std::to_string(first) + " " + std::to_string(chunk));
