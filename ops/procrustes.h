@@ -8,8 +8,9 @@
 namespace qkr {
 
 // r = argmin over orthogonal R of ||w_pre R - w_post||_F^2 + mu ||R - I||_F^2 = polar(w_pre^T w_post, anchor) with
-// mu = anchor * mean|diag(w_pre^T w_post)|, and restored = w_pre r. fp64 throughout (a sum in fp32 would move r by 1e-7 kappa,
-// and the product is a small part of the work), then one rounding. Deterministic; no derivative. Throws as polar does.
+// mu = anchor * mean|diag(w_pre^T w_post)|, and restored = w_pre r. fp64, then one rounding; but the product of bf16 weights on
+// CUDA is summed in fp32 by tensor cores where the anchor (>= 1e-3) bounds kappa: r moves by about 1e-7 kappa, far below the result's
+// rounding. Deterministic; no derivative. Throws as polar does.
 std::tuple<at::Tensor, at::Tensor,
            at::Tensor>                // restored [rows, d] of w_pre's dtype; r [d, d] float64; certificate [8] float64
 procrustes(const at::Tensor& w_pre,   // [rows, d] bf16, fp16, fp32 or fp64
