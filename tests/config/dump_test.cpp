@@ -118,7 +118,7 @@ TEST(Dump, GoldenSection) {
   config.model.attn_logits_scaling = "2.0";
   const std::string text = dump_config(config);
   EXPECT_EQ(text.substr(0, text.find("train:\n  epochs")),
-            "model:\n  path: models/base\n  init: checkpoint\n  dtype: bfloat16\n  device: auto\n"
+            "model:\n  path: models/base\n  init: checkpoint\n  dtype: bfloat16\n  device: auto\n  allow_slow: false\n"
             "  attn_logits_scaling: 2.0\n  chat_template: \"\"\n"
             "data:\n  train: [a.jsonl, \"b c.jsonl\"]\n  format: messages\n  prompt_field: prompt\n"
             "  completion_field: completion\n  prompt_template: none\n  separator: \"\\n\"\n  text_field: text\n"
