@@ -60,11 +60,23 @@ struct Mutate {
     v->list.clear();
     for (size_t i = 0; v->word.empty() && i <= random() % 3; ++i) v->list.push_back(static_cast<int64_t>(i * 7));
   }
+  void operator()(SampleCount* v) const { *v = std::llround(number()) + 1; }
   void operator()(std::optional<double>* v) const { *v = random() % 2 == 0 ? std::optional<double>() : number(); }
 };
 
+// Of a configuration and of all items of its lists.
+std::vector<Field> all_fields(RunConfig& config) {
+  std::vector<Field> fields = list_fields(config);
+  for (const SectionList& list : list_section_lists(config)) {
+    for (size_t i = 0; i < list.size(); ++i) {
+      for (const Field& field : list.item(i)) fields.push_back(field);
+    }
+  }
+  return fields;
+}
+
 void expect_equal(RunConfig& a, RunConfig& b) {
-  const std::vector<Field> left = list_fields(a), right = list_fields(b);
+  const std::vector<Field> left = all_fields(a), right = all_fields(b);
   ASSERT_EQ(left.size(), right.size());
   for (size_t i = 0; i < left.size(); ++i) {
     std::visit(
@@ -92,6 +104,8 @@ void reconcile(RunConfig& config) {
   config.probe.lengths = {131072, 70000};
   config.probe.max_new_tokens = 77;
   config.probe.haystack = "h #1.txt";
+  config.probe.heads = false;
+  if (config.probe.reading == "both") config.probe.reading = "generate";
 }
 
 TEST(Dump, RoundTripsEveryField) {

@@ -102,7 +102,7 @@ TEST(Parse, UnknownKeysNameTheNearest) {
   EXPECT_EQ(error_of("max_step: 3\n"), "c.yaml:4:1: max_step: unknown key; did you mean train.max_steps?");
   EXPECT_EQ(error_of("optim.lr: 1.0\n"), "c.yaml:4:1: optim.lr: unknown key; write optim: {lr: ...}");
   EXPECT_EQ(error_of("train: {sede: 3}\n"), "c.yaml:4:9: train.sede: unknown key; did you mean train.seed?");
-  EXPECT_EQ(error_of("gate: []\n"), "c.yaml:4:1: gate: unknown key");
+  EXPECT_EQ(error_of("zebra: []\n"), "c.yaml:4:1: zebra: unknown key");
   EXPECT_EQ(error_of("<<: {a: 1}\n"), "c.yaml:4:1: <<: unknown key");
 }
 

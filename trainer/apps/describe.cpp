@@ -82,7 +82,7 @@ std::string memory_line(const Prepared& p) {
 std::string probe_line(const Prepared& p) {
   if (p.items.empty()) return "probe    none (probe.lengths is empty)\n";
   const ProbeConfigSection& c = p.config.probe;
-  std::string text = "probe    " + join(c.tasks, " ") + " at " + numbers(c.lengths) + " tokens, " + std::to_string(c.samples) +
+  std::string text = "probe    " + join(c.tasks, " ") + " at " + numbers(c.lengths) + " tokens, " + (c.samples.is_auto() ? "auto" : std::to_string(c.samples.number)) +
                      " prompts a cell, haystack ";
   std::string haystack = "noise";
   for (const NeedleItem& item : p.items) {

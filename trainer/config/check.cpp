@@ -6,6 +6,7 @@
 #include <set>
 
 #include "trainer/config/fields.h"
+#include "trainer/config/gate_metric.h"
 #include "trainer/config/parse.h"
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
@@ -105,10 +106,59 @@ void check_auto(const RunConfig& config, Found& found) {
   if (config.probe.lengths.empty()) {
     found.push_back({"probe.lengths", "must hold a length where qk_restore.method is auto, which scores its candidates by the probe; got none"});
   }
-  if (config.probe.samples < 2) {
-    found.push_back({"probe.samples", concat("must be >= 2 where qk_restore.method is auto, which chooses on one half of the prompts and "
-                                             "reports on the other; got ", config.probe.samples)});
+  const int64_t most = config.probe.samples.is_auto() ? config.probe.max_samples : config.probe.samples.number;
+  if (most < 2) {
+    found.push_back({config.probe.samples.is_auto() ? "probe.max_samples" : "probe.samples",
+                     concat("must be >= 2 where qk_restore.method is auto, which chooses on one half of the prompts and reports on the other; got ",
+                            most)});
   }
+}
+
+bool has(const std::vector<std::string>& words, const std::string& word) { return std::find(words.begin(), words.end(), word) != words.end(); }
+
+void check_bounds(const GateConfigSection& gate, const std::string& path, const ProbeConfigSection& probe, Found& found) {
+  if (gate.metric == "loss") {
+    if (!gate.max) found.push_back({path + ".max", "must be given where the metric is loss"});
+    if (gate.min) found.push_back({path + ".min", "must be absent where the metric is loss, whose bound is max"});
+    if (gate.max_drop) found.push_back({path + ".max_drop", "must be absent where the metric is loss, whose bound is max"});
+    if (gate.rule != "point") found.push_back({path + ".rule", "must be point where the metric is loss, which has no interval; got " + quoted(gate.rule)});
+    return;
+  }
+  if (gate.max) found.push_back({path + ".max", "must be absent where the metric is recall, whose bounds are min and max_drop"});
+  if (!gate.min && !gate.max_drop) found.push_back({path + ".min", "must be given, or max_drop"});
+  if (gate.max_drop && !has(probe.at, "start")) {
+    found.push_back({path + ".max_drop", "must stand beside probe.at: [start, ...], whose measurement it is held against; got " +
+                                             (probe.at.empty() ? "nothing" : join(probe.at))});
+  }
+}
+
+void check_gates(const RunConfig& config, Found& found) {
+  for (size_t i = 0; i < config.gate.size(); ++i) {
+    const GateConfigSection& gate = config.gate[i];
+    const std::string path = concat("gate[", i, "]");
+    if (!gate.metric.empty() && !parse_gate_metric(gate.metric, config.probe)) {
+      const char* rule = config.probe.lengths.empty() ? "must be loss where probe.lengths asks for no probe, got "
+                                                      : "must be loss, probe, probe/TASK or probe/TASK/LENGTH of what the probe measures, got ";
+      found.push_back({path + ".metric", rule + quoted(gate.metric) + did_you_mean(gate.metric, gate_metrics(config.probe))});
+      continue;
+    }
+    check_bounds(gate, path, config.probe, found);
+    if (gate.action != "restore") continue;
+    const std::string& method = config.qk_restore.method;
+    if (gate.metric == "loss") found.push_back({path + ".action", "must be warn, stop or fail where the metric is loss; got 'restore'"});
+    if (method == "none" || method == "auto") {
+      found.push_back({path + ".action", concat("must stand beside a qk_restore.method that can act during the run, got 'restore' with ", method)});
+    }
+  }
+}
+
+// Keys that are known before what they ask for is there.
+void check_not_there_yet(const RunConfig& config, Found& found) {
+  if (!config.gate.empty()) found.push_back({"gate", "must be empty: this version judges no gates"});
+  if (!config.hooks.empty()) found.push_back({"hooks", "must be empty: this version runs no scripts"});
+  if (config.probe.heads) found.push_back({"probe.heads", "must be false: this version does not look at heads"});
+  if (config.probe.samples.is_auto()) found.push_back({"probe.samples", "must be a number: this version does not choose it; got 'auto'"});
+  if (config.probe.reading == "both") found.push_back({"probe.reading", "must be generate or teacher_forced in this version; got 'both'"});
 }
 
 }  // namespace
@@ -121,6 +171,8 @@ std::vector<Contradiction> find_contradictions(const RunConfig& config) {
   check_during(config.qk_restore, found);
   check_auto(config, found);
   check_probe(config.probe, found);
+  check_gates(config, found);
+  check_not_there_yet(config, found);
   const auto normal = [](const std::string& path) {
     const std::filesystem::path plain = std::filesystem::path(path).lexically_normal();
     return plain.has_filename() ? plain : plain.parent_path();  // runs/a/ is runs/a

@@ -115,6 +115,18 @@ struct ScalarReader {
     return true;
   }
 
+  bool read(const YAML::Node& node, SampleCount* value) const {
+    if (node.IsScalar() && node.Scalar() == "auto") {
+      *value = SampleCount(0);
+      return true;
+    }
+    int64_t number = 0;
+    if (!number_of(node)) return refuse(node, "an integer or auto", node.IsScalar() ? did_you_mean(node.Scalar(), {"auto"}) : "");
+    if (!read(node, &number)) return false;
+    *value = number;
+    return true;
+  }
+
   bool read(const YAML::Node& node, LayerChoice* value) const {
     LayerChoice choice;
     if (node.IsScalar()) {

@@ -61,9 +61,32 @@ std::string value_text(const Field& field) {
       return list_text(*v, [](int64_t item) { return std::to_string(item); });
     }
     std::string operator()(const std::optional<double>* v) const { return *v ? number_text(**v, true) : "null"; }
+    std::string operator()(const SampleCount* v) const { return v->is_auto() ? "auto" : std::to_string(v->number); }
     std::string operator()(const LayerChoice* v) const { return v->word.empty() ? (*this)(&v->list) : v->word; }
   };
   return std::visit(Writer{field.rule}, field.value);
+}
+
+// "gate: []", or a map an item: "gate:", "  - metric: probe", "    min: 80.0".
+std::string list_section_text(const SectionList& list) {
+  if (list.size() == 0) return list.name + ": []\n";
+  std::string out = list.name + ":\n";
+  for (size_t i = 0; i < list.size(); ++i) {
+    const char* lead = "  - ";
+    for (const Field& field : list.item(i)) {
+      out += lead + field.key + ": " + value_text(field) + "\n";
+      lead = "    ";
+    }
+  }
+  return out;
+}
+
+std::string describe_field(const Field& field) {
+  std::string rule = field.rule.required ? "required" : "default " + value_text(field);
+  if (const std::string allowed = rule_text(field.rule); !allowed.empty()) rule += "; " + allowed;
+  std::string head = field.path();
+  head.resize(std::max<size_t>(head.size(), 30), ' ');
+  return head + " " + type_name(field) + " (" + rule + "): " + field.help + "\n";
 }
 
 }  // namespace
@@ -78,6 +101,7 @@ std::string dump_config(const RunConfig& config) {
     }
     out += (section.empty() ? "" : "  ") + field.key + ": " + value_text(field) + "\n";
   }
+  for (const SectionList& list : list_section_lists(copy)) out += list_section_text(list);
   return out;
 }
 
@@ -87,11 +111,13 @@ std::string describe_config() {
   for (const Field& field : list_fields(defaults)) {
     if (field.section != section) out += "\n";
     section = field.section;
-    std::string rule = field.rule.required ? "required" : "default " + value_text(field);
-    if (const std::string allowed = rule_text(field.rule); !allowed.empty()) rule += "; " + allowed;
-    std::string head = field.path();
-    head.resize(std::max<size_t>(head.size(), 30), ' ');
-    out += head + " " + type_name(field) + " (" + rule + "): " + field.help + "\n";
+    out += describe_field(field);
+  }
+  for (const SectionList& list : list_section_lists(defaults)) {
+    std::string head = list.name;
+    head.resize(30, ' ');
+    out += "\n" + head + " list of maps (default []): " + list.help + "\n";
+    for (const Field& field : list.keys) out += describe_field(field);
   }
   return out;
 }

@@ -42,19 +42,49 @@ std::string nearest_slip(const std::string& word, const std::vector<std::string>
   });
 }
 
+template <class Section>
+std::vector<Field> fields_of(Section& section, const std::string& name) {
+  std::vector<Field> fields;
+  section.visit(Collector(fields, name));
+  return fields;
+}
+
 }  // namespace
 
 std::vector<Field> list_fields(RunConfig& config) {
   std::vector<Field> fields;
-  config.visit([&](const char* name, auto& section) { section.visit(Collector(fields, name)); },
+  config.visit([&](const char* name, auto& section) { section.visit(Collector(fields, name)); }, [](const char*, auto&, const char*) {},
                Collector(fields, ""));
   return fields;
+}
+
+std::vector<SectionList> list_section_lists(RunConfig& config) {
+  std::vector<SectionList> lists;
+  const auto add = [&](const std::string& name, auto& items, const char* help) {
+    using Section = typename std::decay_t<decltype(items)>::value_type;
+    static Section defaults;  // what `keys` points into
+    SectionList list;
+    list.name = name;
+    list.help = help;
+    list.size = [&items] { return items.size(); };
+    list.resize = [&items](size_t count) { items.resize(count); };
+    list.item = [&items, name](size_t i) { return fields_of(items.at(i), name + "[" + std::to_string(i) + "]"); };
+    list.keys = fields_of(defaults, name + "[]");
+    lists.push_back(std::move(list));
+  };
+  config.visit([](const char*, auto&) {}, add, [](const char*, auto&, const char*, const Rule& = {}) {});
+  return lists;
+}
+
+const SectionList* find_list(const std::vector<SectionList>& lists, const std::string& name) {
+  const auto found = std::find_if(lists.begin(), lists.end(), [&](const SectionList& list) { return list.name == name; });
+  return found == lists.end() ? nullptr : &*found;
 }
 
 std::string type_name(const Field& field) {
   static const char* const kNames[] = {"string",          "true or false",    "integer", "number",
                                        "list of strings", "list of integers", "word or list of integers",
-                                       "number or null"};
+                                       "number or null", "integer or auto"};
   return kNames[field.value.index()];
 }
 
@@ -89,6 +119,12 @@ std::string nearest_section(const std::vector<Field>& fields, const std::string&
   for (const Field& field : fields) {
     if (!field.section.empty()) names.push_back(field.section);
   }
+  return nearest_slip(name, names);
+}
+
+std::string nearest_list(const std::vector<SectionList>& lists, const std::string& name) {
+  std::vector<std::string> names;
+  for (const SectionList& list : lists) names.push_back(list.name);
   return nearest_slip(name, names);
 }
 

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -49,7 +50,7 @@ std::optional<YAML::Mark> second_document(const std::string& text) {
 // One parse: collects every problem with its place, in the order of the file, then of the overrides.
 class Parser {
  public:
-  explicit Parser(std::string file) : file_(std::move(file)), fields_(list_fields(config_)) {}
+  explicit Parser(std::string file) : file_(std::move(file)), fields_(list_fields(config_)), lists_(list_section_lists(config_)) {}
   Parser(const Parser&) = delete;
 
   void read_file(std::string_view yaml) {
@@ -57,9 +58,11 @@ class Parser {
     unread_ = !problems_.empty();
     if (root.IsNull()) return;
     if (!root.IsMap()) return add(place_of(file_, root.Mark()), "must be a map of sections, got " + node_text(root));
-    for_each_key(root, "", [&](const std::string& name, const YAML::Node& key, const YAML::Node& value) {
+    for_each_key(root, "", in_file(), [&](const std::string& name, const YAML::Node& key, const YAML::Node& value) {
       if (is_section(fields_, name)) {
         read_section(name, value);
+      } else if (const SectionList* list = find_list(lists_, name)) {
+        read_list(*list, value, in_file());
       } else {
         read_key("", name, key, value);
       }
@@ -76,16 +79,25 @@ class Parser {
     if (is_section(fields_, path)) {
       return add(place, path + " is a section: give one of its keys, such as " + first_key(path));
     }
-    const Field* field = find_field(fields_, path);
-    if (field == nullptr) return unknown(place, path);
+    const SectionList* list = find_list(lists_, path);
+    const std::optional<Field> of_item = field_of_item(path);
+    const Field* field = of_item ? &*of_item : find_field(fields_, path);
+    if (field == nullptr && list == nullptr) return unknown(place, path);
     if (!is_utf8(text)) return add(place, path + ": must be UTF-8");
     const YAML::Node node = load(text.substr(equals + 1), place, [&](const YAML::Mark&) { return place; });
+    if (list != nullptr) return read_list(*list, node, [&](const YAML::Node&) { return place; });
     places_[path] = place;
     read_value(*field, node, [&](const YAML::Node&, const std::string& what) { bad_value(place, path, what); });
   }
 
   RunConfig finish() {
-    for (const Field& field : fields_) {
+    std::vector<Field> all = fields_;
+    for (const SectionList& list : lists_) {
+      for (size_t i = 0; i < list.size(); ++i) {
+        for (Field& field : list.item(i)) all.push_back(std::move(field));
+      }
+    }
+    for (const Field& field : all) {
       if (!unread_ && field.rule.required && wrong_.count(field.path()) == 0 && is_empty(field)) {
         add(place(field.path()), field.path() + ": must be given: " + field.help);
       }
@@ -99,6 +111,10 @@ class Parser {
 
  private:
   void add(const std::string& place, const std::string& what) { problems_.push_back(place + ": " + what); }
+
+  std::function<std::string(const YAML::Node&)> in_file() const {
+    return [this](const YAML::Node& at) { return place_of(file_, at.Mark()); };
+  }
 
   void bad_value(const std::string& place, const std::string& path, const std::string& what) {
     wrong_.insert(path);
@@ -123,11 +139,11 @@ class Parser {
   }
 
   // visit(name, key node, value node) for every key of a map, once: yaml-cpp itself keeps the first of two and says nothing.
-  template <class Visit>
-  void for_each_key(const YAML::Node& map, const std::string& prefix, Visit&& visit) {
+  template <class PlaceAt, class Visit>
+  void for_each_key(const YAML::Node& map, const std::string& prefix, PlaceAt&& place_at, Visit&& visit) {
     std::map<std::string, YAML::Mark> seen;
     for (const auto& item : map) {
-      const std::string here = place_of(file_, item.first.Mark());
+      const std::string here = place_at(item.first);
       if (!item.first.IsScalar()) {
         add(here, (prefix.empty() ? "" : prefix + ": ") + "a key must be a word, got " + node_text(item.first));
         continue;
@@ -149,9 +165,61 @@ class Parser {
                                                       first_key(section).substr(section.size() + 1), ": ...}, got ",
                                                       node_text(node)));
     }
-    for_each_key(node, section, [&](const std::string& name, const YAML::Node& key, const YAML::Node& value) {
+    for_each_key(node, section, in_file(), [&](const std::string& name, const YAML::Node& key, const YAML::Node& value) {
       read_key(section, name, key, value);
     });
+  }
+
+  // Takes the place of the list as it was. `place_at` says where a node stands.
+  template <class PlaceAt>
+  void read_list(const SectionList& list, const YAML::Node& node, PlaceAt&& place_at) {
+    const std::string prefix = list.name + "[";
+    std::erase_if(places_, [&](const auto& one) { return starts_with(one.first, prefix); });
+    std::erase_if(wrong_, [&](const std::string& path) { return starts_with(path, prefix); });
+    list.resize(0);
+    places_[list.name] = place_at(node);
+    if (node.IsNull()) return;
+    const std::string wanted = concat("must be a list of maps, such as [{", list.keys[0].key, ": ...}], got ");
+    if (!node.IsSequence()) return add(place_at(node), list.name + ": " + wanted + node_text(node));
+    list.resize(node.size());
+    for (size_t i = 0; i < node.size(); ++i) {
+      const std::string section = concat(prefix, i, "]");
+      places_[section] = place_at(node[i]);
+      if (!node[i].IsMap()) {
+        add(places_[section], concat(section, ": must be a map of keys, such as {", list.keys[0].key, ": ...}, got ", node_text(node[i])));
+        for (const Field& field : list.item(i)) wrong_.insert(field.path());
+        continue;
+      }
+      read_item(section, list.item(i), node[i], place_at);
+    }
+  }
+
+  template <class PlaceAt>
+  void read_item(const std::string& section, const std::vector<Field>& fields, const YAML::Node& map, PlaceAt&& place_at) {
+    for_each_key(map, section, place_at, [&](const std::string& name, const YAML::Node& key, const YAML::Node& value) {
+      const std::string path = section + "." + name, here = place_at(key);
+      const Field* field = find_field(fields, path);
+      if (field == nullptr) {
+        const std::string near = nearest_path(fields, section, name);
+        return add(here, path + ": unknown key" + (near.empty() ? "" : "; did you mean " + near + "?"));
+      }
+      places_[path] = here;
+      read_value(*field, value, [&](const YAML::Node& at, const std::string& what) {
+        bad_value(at.IsNull() ? here : place_at(at), path, what);
+      });
+    });
+  }
+
+  // "gate[0].min", of an item that is there.
+  std::optional<Field> field_of_item(const std::string& path) const {
+    for (const SectionList& list : lists_) {
+      if (!starts_with(path, list.name + "[")) continue;
+      for (size_t i = 0; i < list.size(); ++i) {
+        const std::vector<Field> fields = list.item(i);
+        if (const Field* field = find_field(fields, path)) return *field;
+      }
+    }
+    return std::nullopt;
   }
 
   void read_key(const std::string& section, const std::string& name, const YAML::Node& key, const YAML::Node& value) {
@@ -166,8 +234,12 @@ class Parser {
   }
 
   void unknown(const std::string& place, const std::string& path) {
-    const size_t dot = path.find('.');
+    const size_t dot = path.find('.'), bracket = path.find('[');
     const std::string section = dot == std::string::npos ? "" : path.substr(0, dot);
+    if (const SectionList* list = find_list(lists_, path.substr(0, std::min(dot, bracket)))) return unknown_item(place, path, *list);
+    if (const std::string near = nearest_list(lists_, path.substr(0, std::min(dot, bracket))); !near.empty()) {
+      return add(place, path + ": unknown key; did you mean " + near + path.substr(std::min(std::min(dot, bracket), path.size())) + "?");
+    }
     if (!section.empty() && !is_section(fields_, section)) {
       const std::string near = nearest_section(fields_, section);
       return add(place, path + ": unknown section " + section + (near.empty() ? "" : "; did you mean " + near + "?"));
@@ -179,6 +251,19 @@ class Parser {
     add(place, path + ": unknown key" + (near.empty() ? "" : "; did you mean " + near + "?"));
   }
 
+  // `path` begins with the list's name, but is no key of an item that is there.
+  void unknown_item(const std::string& place, const std::string& path, const SectionList& list) {
+    const size_t dot = path.find('.');
+    for (size_t i = 0; i < list.size() && dot != std::string::npos; ++i) {
+      const std::string section = concat(list.name, "[", i, "]");
+      if (path.substr(0, dot) != section) continue;
+      const std::string near = nearest_path(list.item(i), section, path.substr(dot + 1));
+      return add(place, path + ": unknown key" + (near.empty() ? "" : "; did you mean " + near + "?"));
+    }
+    add(place, concat(path, ": ", list.name, " is a list of ", list.size(), " items: give ", list.name, "[0].", list.keys[0].key,
+                      " for a key of the first, or all of it as ", list.name, "=[{", list.keys[0].key, ": ...}]"));
+  }
+
   std::string first_key(const std::string& section) const {
     for (const Field& field : fields_) {
       if (field.section == section) return field.path();
@@ -187,8 +272,11 @@ class Parser {
   }
 
   std::string place(const std::string& path) const {
-    const auto found = places_.find(path);
-    return found == places_.end() ? file_ : found->second;
+    for (const std::string& known : {path, path.substr(0, path.rfind('.'))}) {  // a key that was not given stands where its item does
+      const auto found = places_.find(known);
+      if (found != places_.end()) return found->second;
+    }
+    return file_;
   }
 
   static bool is_empty(const Field& field) {
@@ -200,6 +288,7 @@ class Parser {
   std::string file_;
   RunConfig config_;
   std::vector<Field> fields_;                  // point into config_
+  std::vector<SectionList> lists_;             // too
   std::map<std::string, std::string> places_;  // of the keys that were given, by path
   std::set<std::string> wrong_;                // keys that already have a problem
   bool unread_ = false;                        // the file is not YAML: what it lacks cannot be said

@@ -31,6 +31,15 @@ struct LayerChoice {
   bool operator==(const LayerChoice&) const = default;
 };
 
+// How many: a number, or as many as it takes.
+struct SampleCount {
+  int64_t number = 0;  // 0: auto
+
+  SampleCount(int64_t count) : number(count) {}  // implicit: a number is a count
+  bool is_auto() const { return number == 0; }
+  bool operator==(const SampleCount&) const = default;
+};
+
 struct ModelConfigSection {
   std::string path;
   std::string init = "checkpoint";
@@ -200,10 +209,13 @@ struct RestoreConfigSection {
 struct ProbeConfigSection {
   std::vector<std::string> tasks = {"niah_single_1", "niah_single_2", "niah_single_3"};
   std::vector<int64_t> lengths;
-  int64_t samples = 50;
+  SampleCount samples = 50;
+  double width = 20;
+  int64_t max_samples = 500;
   std::vector<std::string> at = {"start", "end", "restored"};
   int64_t every = 0;
   std::string reading = "generate";
+  bool heads = false;
   std::string mode = "base";
   std::string haystack;
   int64_t max_new_tokens = 128;
@@ -216,13 +228,20 @@ struct ProbeConfigSection {
           Rule{.one_of = {"niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3",
                           "niah_multivalue", "niah_multiquery", "vt"}});
     field("lengths", lengths, "prompt lengths in tokens, the 128 new ones included; empty: no probe", Rule{.min = 64});
-    field("samples", samples, "prompts a cell (task x length), the same ones at every measurement", Rule{.min = 1});
+    field("samples", samples,
+          "prompts a cell (task x length), the same ones at every measurement; auto: the first measurement goes on until every cell's interval is "
+          "narrow enough",
+          Rule{.min = 1});
+    field("width", width, "samples auto: full width that Wilson's 95 % interval of a cell may have, in points (upper less lower limit)",
+          Rule{.min = 0, .max = 100, .min_open = true});
+    field("max_samples", max_samples, "samples auto: prompts a cell at most, whatever its width", Rule{.min = 1});
     field("at", at, "when to measure", Rule{.one_of = {"start", "end", "restored"}});
     field("every", every, "also every so many steps; 0: not", Rule{.min = 0});
     field("reading", reading,
           "generate: greedy decode, string match (RULER's score); teacher_forced: one prefill with the answer, found if each of its tokens is "
-          "the most likely one, stricter and without a decode",
-          Rule{.one_of = {"generate", "teacher_forced"}});
+          "the most likely one, stricter and without a decode; both: each prompt both ways, never added up",
+          Rule{.one_of = {"generate", "teacher_forced", "both"}});
+    field("heads", heads, "also record how much of each softmax head's attention falls on the needle where the answer is read");
     field("mode", mode,
           "base: prompt and answer prefix as raw text; default: the prompt as a user's turn, the prefix begins the answer; chat: no prefix, "
           "needs more new tokens",
@@ -259,6 +278,57 @@ struct LogConfigSection {
   }
 };
 
+// One bound on what a run measures of itself.
+struct GateConfigSection {
+  std::string metric;
+  std::optional<double> min;
+  std::optional<double> max_drop;
+  std::optional<double> max;
+  int64_t in_a_row = 1;
+  std::string action = "fail";
+  std::string rule = "point";
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("metric", metric,
+          "probe/TASK/LENGTH: recall of one cell; probe/TASK or probe: of all of its cells, each prompt once; loss: of each step. With probe.reading "
+          "both, recall is that of generate",
+          Rule{.required = true});
+    field("min", min, "recall must be at least this, percent", Rule{.min = 0, .max = 100});
+    field("max_drop", max_drop, "recall must not fall by more points than this below this run's own step 0, prompt by prompt",
+          Rule{.min = 0, .max = 100});
+    field("max", max, "loss must be at most this");
+    field("for", in_a_row, "measurements (loss: steps) in a row that must break the bound", Rule{.min = 1});
+    field("action", action,
+          "warn: say and record it; stop: save and end as a signal does, exit code 3; fail: end with exit code 3; restore: put the weights back as "
+          "qk_restore says, the optimizer follows, and measure again",
+          Rule{.one_of = {"warn", "stop", "restore", "fail"}});
+    field("rule", rule,
+          "point: the measured value breaks the bound; lower: the lower limit of its 95 % interval does (Wilson; for max_drop Newcombe's of the "
+          "paired difference)",
+          Rule{.one_of = {"point", "lower"}});
+  }
+};
+
+// A TorchScript module that watches the run.
+struct HookConfigSection {
+  std::string script;
+  int64_t every = 1;
+  std::vector<std::string> writes;
+  std::string on_error = "fail";
+  double timeout = 60;
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("script", script, "a saved TorchScript module (.pt) or TorchScript source text (.ts)", Rule{.required = true});
+    field("every", every, "on_step is called after every so many steps", Rule{.min = 1});
+    field("writes", writes, "patterns (* and ?) of the weights that it may change; it reads all");
+    field("on_error", on_error, "an exception, a wrong type or a time-out in it: fail ends the run, off goes on without the hook",
+          Rule{.one_of = {"fail", "off"}});
+    field("timeout", timeout, "seconds that one call may take", Rule{.min = 0, .min_open = true});
+  }
+};
+
 struct RunConfig {
   ModelConfigSection model;
   DataConfigSection data;
@@ -268,12 +338,15 @@ struct RunConfig {
   ProbeConfigSection probe;
   CheckpointConfigSection checkpoint;
   LogConfigSection log;
+  std::vector<GateConfigSection> gate;
+  std::vector<HookConfigSection> hooks;
   std::string output;
   bool save_sft_model = false;
 
-  // section(name, struct) for every section, then field(...) for the keys that stand at the top.
-  template <class SectionVisitor, class FieldVisitor>
-  void visit(SectionVisitor&& section, FieldVisitor&& field) {
+  // section(name, struct) for every section, list(name, structs, help) for those that may stand several times, then field(...) for
+  // the keys that stand at the top.
+  template <class SectionVisitor, class ListVisitor, class FieldVisitor>
+  void visit(SectionVisitor&& section, ListVisitor&& list, FieldVisitor&& field) {
     section("model", model);
     section("data", data);
     section("train", train);
@@ -282,6 +355,8 @@ struct RunConfig {
     section("probe", probe);
     section("checkpoint", checkpoint);
     section("log", log);
+    list("gate", gate, "bounds that the run must keep, judged after every measurement");
+    list("hooks", hooks, "TorchScript modules that watch the run, in their order");
     field("output", output, "the run's folder; must be new, or hold this run's checkpoints with --resume", Rule{.required = true});
     field("save_sft_model", save_sft_model, "also write the tuned model before the restore, as model-sft/");
   }

@@ -48,6 +48,9 @@ Json field_schema(const Field& field) {
     Json operator()(const std::optional<double>* v) const {
       return bounds({{"type", {"number", "null"}}, {"default", *v ? Json(**v) : Json(nullptr)}}, rule, false);
     }
+    Json operator()(const SampleCount* v) const {
+      return {{"anyOf", {{{"const", "auto"}}, bounds({{"type", "integer"}}, rule, true)}}, {"default", v->number}};
+    }
     Json operator()(const LayerChoice* v) const {
       Json list = {{"type", "array"}, {"items", {{"type", "integer"}, {"minimum", 0}}}, {"minItems", 1}, {"uniqueItems", true}};
       return {{"anyOf", {{{"type", "string"}, {"enum", rule.one_of}}, list}}, {"default", v->word}};
@@ -90,6 +93,14 @@ std::string config_json_schema() {
     if (!field.rule.required) continue;
     owner["required"].push_back(field.key);
     if (!field.section.empty()) root["required"].push_back(field.section);
+  }
+  for (const SectionList& list : list_section_lists(defaults)) {
+    Json item = closed_object();
+    for (const Field& field : list.keys) {
+      item["properties"][field.key] = field_schema(field);
+      if (field.rule.required) item["required"].push_back(field.key);
+    }
+    root["properties"][list.name] = {{"type", {"array", "null"}}, {"items", item}, {"default", Json::array()}, {"description", list.help}};
   }
   return root.dump(2) + "\n";
 }

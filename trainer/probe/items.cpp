@@ -240,7 +240,7 @@ std::vector<NeedleItem> draw_items(const ProbeConfigSection& config, const Hayst
     const NeedleTask task = parse_needle_task(name);
     for (const int64_t length : config.lengths) {
       int64_t guess = 0;  // the first item's size is near the others'
-      for (int64_t index = 0; index < config.samples; ++index) {
+      for (int64_t index = 0; index < config.samples.number; ++index) {
         items.push_back(draw_item(config, task, length, index, haystack, codec, guess));
         if (index == 0) guess = items.back().num_haystack;
       }
