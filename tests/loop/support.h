@@ -97,7 +97,7 @@ class TinyRun {
   }
 
   RunEnd go() {
-    Run work{config, decoder, samples, rows, optimizer, state, hooks, stop};
+    Run work{config, decoder, samples, rows, optimizer, state, hooks, stop, &requests};
     return run(work);
   }
 
@@ -109,6 +109,7 @@ class TinyRun {
   TrainState state;
   std::vector<std::unique_ptr<Hook>> hooks;
   std::atomic<bool> stop{false};
+  Requests requests;
   std::vector<StepReport> reports;
 
  private:

@@ -22,6 +22,13 @@ struct StepReport {
   double eta_seconds = 0;
 };
 
+// What a hook may ask of the run between steps. The hook that asks sets it; the loop carries out `finish`, the hooks whose business the
+// others are carry those out after the same step, in their order; who sets them clears them before it asks anew.
+struct Requests {
+  bool finish = false;   // no further step: the run ends as if its plan had ended here
+  bool restore = false, save = false, probe = false;
+};
+
 enum class RunEnd { kFinished, kStopped };  // kStopped: a signal asked for it
 
 // Called between steps, never inside one, in the order in which hooks were added. May read the whole state, and change it.

@@ -127,7 +127,8 @@ RunEnd run(Run& run) {
   for (const auto& hook : run.hooks) hook->before_run(run.state);
   double mean_seconds = 0;  // a running mean that forgets the slow first steps
   RunEnd end = RunEnd::kFinished;
-  while (run.state.step < plan.total_steps()) {
+  const auto finish_asked = [&] { return run.requests != nullptr && run.requests->finish; };
+  while (run.state.step < plan.total_steps() && !finish_asked()) {
     if (run.stop_asked.load()) {
       end = RunEnd::kStopped;
       break;

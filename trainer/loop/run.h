@@ -25,6 +25,7 @@ struct Run {
   TrainState& state;
   std::vector<std::unique_ptr<Hook>>& hooks;
   const std::atomic<bool>& stop_asked;  // looked at between steps
+  const Requests* requests = nullptr;   // of its hooks; none: nobody asks
 };
 
 // Marks what trains: every weight, but for the routing weights of softmax layers if train.freeze_qk. Call before AdamW is made.
