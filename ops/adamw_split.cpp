@@ -3,11 +3,11 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <torch/library.h>
 
 #include "csrc/adamw/cpu.h"
 #include "ops/adamw_params.h"
 #include "ops/check.h"
+#include "ops/registration.h"
 
 namespace qkr {
 namespace {
@@ -71,7 +71,7 @@ void adamw_autograd(const Tensor& weight, const OptionalTensor& master_low, cons
 
 void check_adamw(const AdamwArguments& a) {
   const auto same = [&](const char* name, const Tensor& t) {
-    check_shape(kOp, name, t, a.weight.sizes());
+    check_shape(kOp, name, t, a.weight.sym_sizes());
     check_device(kOp, name, t, "weight", a.weight);
   };
   check_dtype(kOp, "weight", a.weight, {at::kBFloat16, at::kFloat});
@@ -96,7 +96,7 @@ void check_adamw(const AdamwArguments& a) {
   if (a.clip_scale) {
     check_dtype(kOp, "clip_scale", *a.clip_scale, {at::kFloat});
     check_device(kOp, "clip_scale", *a.clip_scale, "weight", a.weight);
-    check_that(a.clip_scale->numel() == 1, kOp, "clip_scale", "have one element", a.clip_scale->numel());
+    check_that(a.clip_scale->sym_numel() == 1, kOp, "clip_scale", "have one element", a.clip_scale->sym_numel());
   }
   check_options(a.options);
 }
@@ -123,7 +123,7 @@ std::pair<Tensor, Tensor> split_master(const Tensor& master) {
 Tensor join_master(const Tensor& weight, const Tensor& master_low) {
   check_dtype("join_master", "weight", weight, {at::kBFloat16});
   check_dtype("join_master", "master_low", master_low, {at::kShort});
-  check_shape("join_master", "master_low", master_low, weight.sizes());
+  check_shape("join_master", "master_low", master_low, weight.sym_sizes());
   check_device("join_master", "master_low", master_low, "weight", weight);
   const Tensor high = weight.detach().contiguous().view(at::kShort).to(at::kInt);
   // high * 2^16 + low stays in int32 but for one carry: the smallest negative numbers' pattern 0x8000 with a negative rest,
@@ -133,6 +133,6 @@ Tensor join_master(const Tensor& weight, const Tensor& master_low) {
 
 }  // namespace qkr
 
-TORCH_LIBRARY_IMPL(qk_restore, CPU, m) { m.impl("adamw_split_", qkr::adamw_cpu_key); }
-TORCH_LIBRARY_IMPL(qk_restore, Meta, m) { m.impl("adamw_split_", qkr::adamw_meta); }
-TORCH_LIBRARY_IMPL(qk_restore, Autograd, m) { m.impl("adamw_split_", qkr::adamw_autograd); }
+QKR_LIBRARY_IMPL(CPU, m) { m.impl("adamw_split_", qkr::adamw_cpu_key); }
+QKR_LIBRARY_IMPL(Meta, m) { m.impl("adamw_split_", qkr::adamw_meta); }
+QKR_LIBRARY_IMPL(Autograd, m) { m.impl("adamw_split_", qkr::adamw_autograd); }

@@ -2,10 +2,10 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
 
 #include "csrc/adamw/launch.h"
 #include "ops/adamw_params.h"
+#include "ops/registration.h"
 
 namespace qkr {
 namespace {
@@ -27,4 +27,4 @@ void adamw_cuda(const Tensor& weight, const OptionalTensor& master_low, const Te
 }  // namespace
 }  // namespace qkr
 
-TORCH_LIBRARY_IMPL(qk_restore, CUDA, m) { m.impl("adamw_split_", qkr::adamw_cuda); }
+QKR_LIBRARY_IMPL(CUDA, m) { m.impl("adamw_split_", qkr::adamw_cuda); }

@@ -1,12 +1,12 @@
 #include "ops/answer_logprobs.h"
 
 #include <ATen/ATen.h>
-#include <torch/library.h>
 
 #include <algorithm>
 
 #include "ops/check.h"
 #include "ops/pointwise.h"
+#include "ops/registration.h"
 
 namespace qkr {
 namespace {
@@ -18,14 +18,14 @@ constexpr int64_t kLogits = int64_t{1} << 24;  // of one slice of positions: 64 
 constexpr int64_t kWeights = int64_t{1} << 25;  // widened at a time: 128 MB
 
 void check(const Tensor& hidden, const Tensor& head_weight, const Tensor& positions, const Tensor& targets) {
-  check_that(hidden.dim() == 2, kOp, "hidden", "be [N, D]", hidden.sizes());
+  check_that(hidden.dim() == 2, kOp, "hidden", "be [N, D]", hidden.sym_sizes());
   check_dtype(kOp, "hidden", hidden, {at::kBFloat16, at::kHalf, at::kFloat, at::kDouble});
-  check_that(head_weight.dim() == 2 && head_weight.size(0) > 0, kOp, "head_weight", "be [V, D], V at least 1", head_weight.sizes());
-  check_shape(kOp, "head_weight", head_weight, {head_weight.size(0), hidden.size(1)});
+  check_that(head_weight.dim() == 2 && head_weight.sym_size(0) > 0, kOp, "head_weight", "be [V, D], V at least 1", head_weight.sym_sizes());
+  check_shape(kOp, "head_weight", head_weight, {head_weight.sym_size(0), hidden.sym_size(1)});
   check_dtype(kOp, "head_weight", head_weight, {hidden.scalar_type()});
   check_device(kOp, "head_weight", head_weight, "hidden", hidden);
-  check_that(positions.dim() == 1, kOp, "positions", "be [A]", positions.sizes());
-  check_shape(kOp, "targets", targets, positions.sizes());
+  check_that(positions.dim() == 1, kOp, "positions", "be [A]", positions.sym_sizes());
+  check_shape(kOp, "targets", targets, positions.sym_sizes());
   for (const auto& [name, ids] : {std::pair("positions", &positions), std::pair("targets", &targets)}) {
     check_dtype(kOp, name, *ids, {at::kLong});
     check_device(kOp, name, *ids, "hidden", hidden);
@@ -43,7 +43,8 @@ void check_range(const char* name, const Tensor& ids, int64_t limit) {
 
 std::tuple<Tensor, Tensor> meta(const Tensor& hidden, const Tensor& head_weight, const Tensor& positions, const Tensor& targets) {
   check(hidden, head_weight, positions, targets);
-  return {at::empty({positions.size(0)}, hidden.options().dtype(wide_type(hidden))), at::empty({positions.size(0)}, positions.options())};
+  return {at::empty_symint(positions.sym_sizes(), hidden.options().dtype(wide_type(hidden))),
+          at::empty_symint(positions.sym_sizes(), positions.options())};
 }
 
 // z [A, V] of a few rows [A, D].
@@ -90,5 +91,5 @@ std::tuple<Tensor, Tensor> answer_logprobs(const Tensor& hidden, const Tensor& h
 
 }  // namespace qkr
 
-TORCH_LIBRARY_IMPL(qk_restore, CompositeExplicitAutograd, m) { m.impl("answer_logprobs", qkr::composite); }
-TORCH_LIBRARY_IMPL(qk_restore, Meta, m) { m.impl("answer_logprobs", qkr::meta); }
+QKR_LIBRARY_IMPL(CompositeExplicitAutograd, m) { m.impl("answer_logprobs", qkr::composite); }
+QKR_LIBRARY_IMPL(Meta, m) { m.impl("answer_logprobs", qkr::meta); }

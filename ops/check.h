@@ -14,8 +14,9 @@ void check_that(bool ok, const char* op, const char* name, const char* rule, con
   TORCH_CHECK(ok, op, ": ", name, " must ", rule, ", got ", got);
 }
 
-inline void check_shape(const char* op, const char* name, const at::Tensor& t, at::IntArrayRef want) {
-  TORCH_CHECK(t.sizes() == want, op, ": ", name, " must have shape ", want, ", got ", t.sizes());
+// Sizes are asked for as symbols wherever a Meta function comes by, so that one graph serves all sizes under torch.compile.
+inline void check_shape(const char* op, const char* name, const at::Tensor& t, c10::SymIntArrayRef want) {
+  TORCH_CHECK(t.sym_sizes() == want, op, ": ", name, " must have shape ", want, ", got ", t.sym_sizes());
 }
 
 inline void check_dtype(const char* op, const char* name, const at::Tensor& t,
@@ -35,7 +36,7 @@ inline void check_device(const char* op, const char* name, const at::Tensor& t, 
 }
 
 inline void check_contiguous(const char* op, const char* name, const at::Tensor& t) {
-  TORCH_CHECK(t.is_contiguous(), op, ": ", name, " must be contiguous, got strides ", t.strides());
+  TORCH_CHECK(t.is_contiguous(), op, ": ", name, " must be contiguous, got strides ", t.sym_strides());
 }
 
 // For operators without a derivative.

@@ -3,12 +3,12 @@
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include <limits>
 
 #include "ops/check.h"
 #include "ops/pointwise.h"
+#include "ops/registration.h"
 
 namespace qkr {
 namespace {
@@ -18,20 +18,20 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 void check_tokens(const char* op, const Tensor& tokens) {
-  check_that(tokens.dim() == 1, op, "tokens", "be [N]", tokens.sizes());
+  check_that(tokens.dim() == 1, op, "tokens", "be [N]", tokens.sym_sizes());
   check_dtype(op, "tokens", tokens, {at::kLong});
 }
 
 void check_embedding(const Tensor& weight, const Tensor& tokens) {
   constexpr const char* kOp = "embed_tokens";
-  check_that(weight.dim() == 2, kOp, "weight", "be [V, D]", weight.sizes());
+  check_that(weight.dim() == 2, kOp, "weight", "be [V, D]", weight.sym_sizes());
   check_tokens(kOp, tokens);
   check_device(kOp, "tokens", tokens, "weight", weight);
 }
 
 Tensor embedding_meta(const Tensor& weight, const Tensor& tokens) {
   check_embedding(weight, tokens);
-  return at::empty({tokens.size(0), weight.size(1)}, weight.options());
+  return at::empty_symint({tokens.sym_size(0), weight.sym_size(1)}, weight.options());
 }
 
 // Any backend: ATen looks up and refuses tokens out of range.
@@ -45,7 +45,7 @@ struct Embedding : torch::autograd::Function<Embedding> {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     const Tensor rows = embed_tokens(weight, tokens);
     ctx->save_for_backward({tokens});
-    ctx->saved_data["vocabulary"] = weight.size(0);
+    ctx->saved_data["vocabulary"] = weight.sym_size(0).guard_int(__FILE__, __LINE__);
     return rows;
   }
 
@@ -64,10 +64,10 @@ Tensor embedding_autograd(const Tensor& weight, const Tensor& tokens) {
 
 void check(const Tensor& grad, const Tensor& tokens, int64_t vocabulary) {
   constexpr const char* kOp = "embedding_grad";
-  check_that(grad.dim() == 2, kOp, "grad", "be [N, D]", grad.sizes());
+  check_that(grad.dim() == 2, kOp, "grad", "be [N, D]", grad.sym_sizes());
   check_dtype(kOp, "grad", grad, {at::kBFloat16, at::kHalf, at::kFloat, at::kDouble});
   check_tokens(kOp, tokens);
-  check_shape(kOp, "tokens", tokens, {grad.size(0)});
+  check_shape(kOp, "tokens", tokens, {grad.sym_size(0)});
   check_device(kOp, "tokens", tokens, "grad", grad);
   check_that(vocabulary >= 0 && vocabulary <= std::numeric_limits<int32_t>::max(), kOp, "vocabulary",
              "be at least 0 and fit into 32 bits", vocabulary);
@@ -77,7 +77,7 @@ void check(const Tensor& grad, const Tensor& tokens, int64_t vocabulary) {
 
 Tensor embedding_grad_meta(const Tensor& grad, const Tensor& tokens, int64_t vocabulary) {
   check(grad, tokens, vocabulary);
-  return at::empty({vocabulary, grad.size(1)}, grad.options());
+  return at::empty_symint({vocabulary, grad.sym_size(1)}, grad.options());
 }
 
 Tensor embedding_grad_composite(const Tensor& grad, const Tensor& tokens, int64_t vocabulary) {
@@ -100,10 +100,10 @@ Tensor embedding_grad(const Tensor& grad, const Tensor& tokens, int64_t vocabula
 
 }  // namespace qkr
 
-TORCH_LIBRARY_IMPL(qk_restore, Autograd, m) { m.impl("embed_tokens", qkr::embedding_autograd); }
-TORCH_LIBRARY_IMPL(qk_restore, CompositeExplicitAutograd, m) { m.impl("embed_tokens", qkr::embedding_no_grad); }
-TORCH_LIBRARY_IMPL(qk_restore, CPU, m) { m.impl("embedding_grad", qkr::embedding_grad_composite); }
-TORCH_LIBRARY_IMPL(qk_restore, Meta, m) {
+QKR_LIBRARY_IMPL(Autograd, m) { m.impl("embed_tokens", qkr::embedding_autograd); }
+QKR_LIBRARY_IMPL(CompositeExplicitAutograd, m) { m.impl("embed_tokens", qkr::embedding_no_grad); }
+QKR_LIBRARY_IMPL(CPU, m) { m.impl("embedding_grad", qkr::embedding_grad_composite); }
+QKR_LIBRARY_IMPL(Meta, m) {
   m.impl("embed_tokens", qkr::embedding_meta);
   m.impl("embedding_grad", qkr::embedding_grad_meta);
 }

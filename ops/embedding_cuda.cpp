@@ -2,11 +2,11 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
 
 #include "csrc/embedding_grad/launch.h"
 #include "ops/embedding.h"
 #include "ops/pointwise.h"
+#include "ops/registration.h"
 
 namespace qkr {
 namespace {
@@ -39,4 +39,4 @@ Tensor embedding_grad_cuda(const Tensor& grad, const Tensor& tokens, int64_t voc
 }  // namespace
 }  // namespace qkr
 
-TORCH_LIBRARY_IMPL(qk_restore, CUDA, m) { m.impl("embedding_grad", qkr::embedding_grad_cuda); }
+QKR_LIBRARY_IMPL(CUDA, m) { m.impl("embedding_grad", qkr::embedding_grad_cuda); }

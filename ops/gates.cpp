@@ -3,10 +3,10 @@
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include "ops/check.h"
 #include "ops/pointwise.h"
+#include "ops/registration.h"
 
 namespace qkr {
 namespace {
@@ -18,9 +18,9 @@ using torch::autograd::variable_list;
 constexpr const char* op_name(GateKind kind) { return kind == GateKind::kSwiglu ? "swiglu" : "sigmoid_gate"; }
 
 void check(const char* op, const Tensor& gate, const Tensor& x) {
-  check_that(gate.dim() >= 1, op, "gate", "have at least one axis", gate.sizes());
+  check_that(gate.dim() >= 1, op, "gate", "have at least one axis", gate.sym_sizes());
   check_dtype(op, "gate", gate, {at::kBFloat16, at::kHalf, at::kFloat, at::kDouble});
-  check_shape(op, "x", x, gate.sizes());
+  check_shape(op, "x", x, gate.sym_sizes());
   check_dtype(op, "x", x, {gate.scalar_type()});
   check_device(op, "x", x, "gate", gate);
 }
@@ -75,7 +75,7 @@ Tensor activation(const Tensor& gate) {
 template <GateKind kKind>
 Tensor gate_meta(const Tensor& gate, const Tensor& x) {
   check(op_name(kKind), gate, x);
-  return at::empty(gate.sizes(), gate.options());
+  return at::empty_symint(gate.sym_sizes(), gate.options());
 }
 
 template <GateKind kKind>
@@ -87,10 +87,10 @@ Tensor gate_composite(const Tensor& gate, const Tensor& x) {
 template <GateKind kKind>
 std::tuple<Tensor, Tensor> gate_bwd_meta(const Tensor& grad, const Tensor& gate, const Tensor& x) {
   check(op_name(kKind), gate, x);
-  check_shape(op_name(kKind), "grad", grad, gate.sizes());
+  check_shape(op_name(kKind), "grad", grad, gate.sym_sizes());
   check_dtype(op_name(kKind), "grad", grad, {gate.scalar_type()});
   check_device(op_name(kKind), "grad", grad, "gate", gate);
-  return {at::empty(gate.sizes(), gate.options()), at::empty(gate.sizes(), gate.options())};
+  return {at::empty_symint(gate.sym_sizes(), gate.options()), at::empty_symint(gate.sym_sizes(), gate.options())};
 }
 
 template <GateKind kKind>
@@ -118,17 +118,17 @@ template std::tuple<Tensor, Tensor> gate_bwd_composite<GateKind::kSigmoid>(const
 
 using qkr::GateKind;
 
-TORCH_LIBRARY_IMPL(qk_restore, Autograd, m) {
+QKR_LIBRARY_IMPL(Autograd, m) {
   m.impl("swiglu", qkr::autograd_key<GateKind::kSwiglu>);
   m.impl("sigmoid_gate", qkr::autograd_key<GateKind::kSigmoid>);
 }
-TORCH_LIBRARY_IMPL(qk_restore, CPU, m) {
+QKR_LIBRARY_IMPL(CPU, m) {
   m.impl("swiglu", qkr::gate_composite<GateKind::kSwiglu>);
   m.impl("sigmoid_gate", qkr::gate_composite<GateKind::kSigmoid>);
   m.impl("_swiglu_bwd", qkr::gate_bwd_composite<GateKind::kSwiglu>);
   m.impl("_sigmoid_gate_bwd", qkr::gate_bwd_composite<GateKind::kSigmoid>);
 }
-TORCH_LIBRARY_IMPL(qk_restore, Meta, m) {
+QKR_LIBRARY_IMPL(Meta, m) {
   m.impl("swiglu", qkr::gate_meta<GateKind::kSwiglu>);
   m.impl("sigmoid_gate", qkr::gate_meta<GateKind::kSigmoid>);
   m.impl("_swiglu_bwd", qkr::gate_bwd_meta<GateKind::kSwiglu>);

@@ -2,11 +2,11 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
 
 #include "csrc/gates/launch.h"
 #include "ops/gates.h"
 #include "ops/pointwise.h"
+#include "ops/registration.h"
 
 namespace qkr {
 namespace {
@@ -61,7 +61,7 @@ std::tuple<Tensor, Tensor> bwd_cuda(const Tensor& grad, const Tensor& gate, cons
 
 using qkr::GateKind;
 
-TORCH_LIBRARY_IMPL(qk_restore, CUDA, m) {
+QKR_LIBRARY_IMPL(CUDA, m) {
   m.impl("swiglu", qkr::fwd_cuda<GateKind::kSwiglu>);
   m.impl("sigmoid_gate", qkr::fwd_cuda<GateKind::kSigmoid>);
   m.impl("_swiglu_bwd", qkr::bwd_cuda<GateKind::kSwiglu>);

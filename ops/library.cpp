@@ -1,7 +1,7 @@
 // Every schema of the plugin on one screen. The contracts are in ops/<op>.h.
-#include <torch/library.h>
+#include "ops/registration.h"
 
-TORCH_LIBRARY(qk_restore, m) {
+QKR_LIBRARY(m) {
   // One AdamW step in place, arithmetic in fp32. A bf16 weight needs master_low, the int16 rest of its fp32 master; an fp32
   // weight has none. grad is bf16 or fp32; clip_scale (one fp32 value where the weight is) is multiplied into it.
   m.def(

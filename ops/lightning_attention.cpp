@@ -3,10 +3,10 @@
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include "ops/check.h"
 #include "ops/lightning_attention_composite.h"
+#include "ops/registration.h"
 
 namespace qkr {
 namespace {
@@ -238,17 +238,17 @@ Tensor lightning_attention_step_(const Tensor& q, const Tensor& k, const Tensor&
 
 }  // namespace qkr
 
-TORCH_LIBRARY_IMPL(qk_restore, CPU, m) {
+QKR_LIBRARY_IMPL(CPU, m) {
   m.impl("lightning_attention", qkr::cpu);
   m.impl("_lightning_attention_bwd", qkr::cpu_grad);
   m.impl("lightning_attention_step_", qkr::cpu_step);
 }
-TORCH_LIBRARY_IMPL(qk_restore, Meta, m) {
+QKR_LIBRARY_IMPL(Meta, m) {
   m.impl("lightning_attention", qkr::meta);
   m.impl("_lightning_attention_bwd", qkr::meta_grad);
   m.impl("lightning_attention_step_", qkr::meta_step);
 }
-TORCH_LIBRARY_IMPL(qk_restore, Autograd, m) {
+QKR_LIBRARY_IMPL(Autograd, m) {
   m.impl("lightning_attention", qkr::autograd);
   m.impl("_lightning_attention_bwd", qkr::autograd_grad);
   m.impl("lightning_attention_step_", qkr::autograd_step);

@@ -2,11 +2,11 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
 
 #include "csrc/lightning/launch.h"
 #include "ops/lightning_attention.h"
 #include "ops/lightning_attention_composite.h"
+#include "ops/registration.h"
 
 namespace qkr {
 namespace {
@@ -139,7 +139,7 @@ Tensor cuda_step(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
 }  // namespace
 }  // namespace qkr
 
-TORCH_LIBRARY_IMPL(qk_restore, CUDA, m) {
+QKR_LIBRARY_IMPL(CUDA, m) {
   m.impl("lightning_attention", qkr::cuda);
   m.impl("_lightning_attention_bwd", qkr::cuda_grad);
   m.impl("lightning_attention_step_", qkr::cuda_step);

@@ -2,10 +2,10 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <torch/library.h>
 
 #include "ops/check.h"
 #include "ops/polar_iteration.h"
+#include "ops/registration.h"
 
 namespace qkr {
 namespace {
@@ -21,9 +21,9 @@ Results polar_cpu(const Tensor& m, double anchor) {
 
 Results polar_meta(const Tensor& m, double anchor) {
   check_polar(m, anchor);
-  std::vector<int64_t> rows = m.sizes().slice(0, m.dim() - 2).vec();
-  rows.push_back(kPolarColumns);
-  return {at::empty(m.sizes(), m.options()), at::empty(rows, m.options().dtype(at::kDouble))};
+  std::vector<c10::SymInt> rows = m.sym_sizes().slice(0, m.dim() - 2).vec();
+  rows.emplace_back(int64_t{kPolarColumns});
+  return {at::empty_symint(m.sym_sizes(), m.options()), at::empty_symint(rows, m.options().dtype(at::kDouble))};
 }
 
 Results polar_autograd(const Tensor& m, double anchor) {
@@ -59,6 +59,6 @@ Results polar(const Tensor& m, double anchor) {
 
 }  // namespace qkr
 
-TORCH_LIBRARY_IMPL(qk_restore, CPU, m) { m.impl("polar", qkr::polar_cpu); }
-TORCH_LIBRARY_IMPL(qk_restore, Meta, m) { m.impl("polar", qkr::polar_meta); }
-TORCH_LIBRARY_IMPL(qk_restore, Autograd, m) { m.impl("polar", qkr::polar_autograd); }
+QKR_LIBRARY_IMPL(CPU, m) { m.impl("polar", qkr::polar_cpu); }
+QKR_LIBRARY_IMPL(Meta, m) { m.impl("polar", qkr::polar_meta); }
+QKR_LIBRARY_IMPL(Autograd, m) { m.impl("polar", qkr::polar_autograd); }

@@ -3,13 +3,13 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cusolverDn.h>
-#include <torch/library.h>
 
 #include <algorithm>
 
 #include "csrc/polar/launch.h"
 #include "ops/polar.h"
 #include "ops/polar_iteration.h"
+#include "ops/registration.h"
 
 namespace qkr {
 namespace {
@@ -116,4 +116,4 @@ std::tuple<Tensor, Tensor> polar_cuda(const Tensor& m, double anchor) {
 }  // namespace
 }  // namespace qkr
 
-TORCH_LIBRARY_IMPL(qk_restore, CUDA, m) { m.impl("polar", qkr::polar_cuda); }
+QKR_LIBRARY_IMPL(CUDA, m) { m.impl("polar", qkr::polar_cuda); }

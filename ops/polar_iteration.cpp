@@ -262,8 +262,8 @@ Tensor gram_minus_identity(const Tensor& x, int64_t tile) {
 
 void check_polar(const Tensor& m, double anchor) {
   check_that(m.dim() >= 2, kOp, "m", "have at least 2 dimensions", m.dim());
-  check_that(m.size(-1) == m.size(-2) && m.size(-1) > 0, kOp, "m", "hold square matrices [..., n, n], n > 0",
-             m.sizes());
+  check_that(m.sym_size(-1) == m.sym_size(-2) && m.sym_size(-1) > 0, kOp, "m", "hold square matrices [..., n, n], n > 0",
+             m.sym_sizes());
   check_dtype(kOp, "m", m, {at::kFloat, at::kDouble});
   check_that(anchor >= 0 && std::isfinite(anchor), kOp, "anchor", "be finite and at least 0", anchor);
 }

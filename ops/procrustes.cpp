@@ -2,10 +2,10 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <torch/library.h>
 
 #include "ops/check.h"
 #include "ops/polar.h"
+#include "ops/registration.h"
 
 namespace qkr {
 namespace {
@@ -16,9 +16,9 @@ using Results = std::tuple<Tensor, Tensor, Tensor>;
 constexpr const char* kOp = "procrustes";
 
 void check_procrustes(const Tensor& w_pre, const Tensor& w_post, double anchor) {
-  check_that(w_pre.dim() == 2 && w_pre.size(1) > 0, kOp, "w_pre", "be a matrix [rows, d], d > 0", w_pre.sizes());
+  check_that(w_pre.dim() == 2 && w_pre.sym_size(1) > 0, kOp, "w_pre", "be a matrix [rows, d], d > 0", w_pre.sym_sizes());
   check_dtype(kOp, "w_pre", w_pre, {at::kBFloat16, at::kHalf, at::kFloat, at::kDouble});
-  check_shape(kOp, "w_post", w_post, w_pre.sizes());
+  check_shape(kOp, "w_post", w_post, w_pre.sym_sizes());
   check_dtype(kOp, "w_post", w_post, {w_pre.scalar_type()});
   check_device(kOp, "w_post", w_post, "w_pre", w_pre);
   check_that(anchor >= 0 && std::isfinite(anchor), kOp, "anchor", "be finite and at least 0", anchor);
@@ -44,7 +44,7 @@ Results procrustes_composite(const Tensor& w_pre, const Tensor& w_post, double a
 Results procrustes_meta(const Tensor& w_pre, const Tensor& w_post, double anchor) {
   check_procrustes(w_pre, w_post, anchor);
   const auto fp64 = w_pre.options().dtype(at::kDouble);
-  return {at::empty(w_pre.sizes(), w_pre.options()), at::empty({w_pre.size(1), w_pre.size(1)}, fp64),
+  return {at::empty_symint(w_pre.sym_sizes(), w_pre.options()), at::empty_symint({w_pre.sym_size(1), w_pre.sym_size(1)}, fp64),
           at::empty({kPolarColumns}, fp64)};
 }
 
@@ -79,6 +79,6 @@ Results procrustes(const Tensor& w_pre, const Tensor& w_post, double anchor) {
 
 }  // namespace qkr
 
-TORCH_LIBRARY_IMPL(qk_restore, CompositeExplicitAutograd, m) { m.impl("procrustes", qkr::procrustes_composite); }
-TORCH_LIBRARY_IMPL(qk_restore, Meta, m) { m.impl("procrustes", qkr::procrustes_meta); }
-TORCH_LIBRARY_IMPL(qk_restore, Autograd, m) { m.impl("procrustes", qkr::procrustes_autograd); }
+QKR_LIBRARY_IMPL(CompositeExplicitAutograd, m) { m.impl("procrustes", qkr::procrustes_composite); }
+QKR_LIBRARY_IMPL(Meta, m) { m.impl("procrustes", qkr::procrustes_meta); }
+QKR_LIBRARY_IMPL(Autograd, m) { m.impl("procrustes", qkr::procrustes_autograd); }

@@ -3,10 +3,10 @@
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include "ops/check.h"
 #include "ops/pointwise.h"
+#include "ops/registration.h"
 
 namespace qkr {
 namespace {
@@ -71,21 +71,21 @@ Tensor autograd_key(const Tensor& x, const OptionalTensor& weight, const Optiona
 
 void check(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& cos, const OptionalTensor& sin,
            const OptionalTensor& factor, double eps) {
-  check_that(x.dim() == 3 && x.size(2) > 0, kOp, "x", "be [N, H, D] with D > 0", x.sizes());
+  check_that(x.dim() == 3 && x.sym_size(2) > 0, kOp, "x", "be [N, H, D] with D > 0", x.sym_sizes());
   check_dtype(kOp, "x", x, {at::kBFloat16, at::kHalf, at::kFloat, at::kDouble});
-  const auto like_x = [&](const char* name, const Tensor& t, at::IntArrayRef shape, at::ScalarType type) {
+  const auto like_x = [&](const char* name, const Tensor& t, c10::SymIntArrayRef shape, at::ScalarType type) {
     check_shape(kOp, name, t, shape);
     check_dtype(kOp, name, t, {type});
     check_device(kOp, name, t, "x", x);
   };
-  if (weight) like_x("weight", *weight, {x.size(2)}, x.scalar_type());
+  if (weight) like_x("weight", *weight, {x.sym_size(2)}, x.scalar_type());
   TORCH_CHECK(cos.has_value() == sin.has_value(), kOp, ": cos must be given together with sin, got one of them");
   if (cos) {
-    check_that(x.size(2) % 2 == 0, kOp, "x", "have an even last axis where it is rotated", x.sizes());
-    like_x("cos", *cos, {x.size(0), x.size(2) / 2}, x.scalar_type());
-    like_x("sin", *sin, {x.size(0), x.size(2) / 2}, x.scalar_type());
+    check_that(x.sym_size(2) % 2 == 0, kOp, "x", "have an even last axis where it is rotated", x.sym_sizes());
+    like_x("cos", *cos, {x.sym_size(0), x.sym_size(2) / 2}, x.scalar_type());
+    like_x("sin", *sin, {x.sym_size(0), x.sym_size(2) / 2}, x.scalar_type());
   }
-  if (factor) like_x("factor", *factor, {x.size(0)}, wide_type(x));
+  if (factor) like_x("factor", *factor, {x.sym_size(0)}, wide_type(x));
   check_that(eps >= 0 && std::isfinite(eps), kOp, "eps", "be finite and at least 0", eps);
 }
 
@@ -101,7 +101,7 @@ Tensor rotated(const Tensor& x, const Tensor& cos, const Tensor& sin) {
 Tensor qk_norm_rope_meta(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& cos,
                          const OptionalTensor& sin, const OptionalTensor& factor, double eps) {
   check(x, weight, cos, sin, factor, eps);
-  return at::empty(x.sizes(), x.options());
+  return at::empty_symint(x.sym_sizes(), x.options());
 }
 
 Tensor qk_norm_rope_composite(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& cos,
@@ -121,10 +121,10 @@ std::tuple<Tensor, Tensor> qk_norm_rope_bwd_meta(const Tensor& grad, const Tenso
                                                  const OptionalTensor& cos, const OptionalTensor& sin,
                                                  const OptionalTensor& factor, double eps) {
   check(x, weight, cos, sin, factor, eps);
-  check_shape(kOp, "grad", grad, x.sizes());
+  check_shape(kOp, "grad", grad, x.sym_sizes());
   check_dtype(kOp, "grad", grad, {x.scalar_type()});
   check_device(kOp, "grad", grad, "x", x);
-  return {at::empty(x.sizes(), x.options()), at::empty({weight ? x.size(2) : 0}, x.options())};
+  return {at::empty_symint(x.sym_sizes(), x.options()), at::empty_symint({weight ? x.sym_size(2) : c10::SymInt(0)}, x.options())};
 }
 
 std::tuple<Tensor, Tensor> qk_norm_rope_bwd_composite(const Tensor& grad, const Tensor& x, const OptionalTensor& weight,
@@ -155,12 +155,12 @@ Tensor qk_norm_rope(const Tensor& x, const OptionalTensor& weight, const Optiona
 
 }  // namespace qkr
 
-TORCH_LIBRARY_IMPL(qk_restore, Autograd, m) { m.impl("qk_norm_rope", qkr::autograd_key); }
-TORCH_LIBRARY_IMPL(qk_restore, CPU, m) {
+QKR_LIBRARY_IMPL(Autograd, m) { m.impl("qk_norm_rope", qkr::autograd_key); }
+QKR_LIBRARY_IMPL(CPU, m) {
   m.impl("qk_norm_rope", qkr::qk_norm_rope_composite);
   m.impl("_qk_norm_rope_bwd", qkr::qk_norm_rope_bwd_composite);
 }
-TORCH_LIBRARY_IMPL(qk_restore, Meta, m) {
+QKR_LIBRARY_IMPL(Meta, m) {
   m.impl("qk_norm_rope", qkr::qk_norm_rope_meta);
   m.impl("_qk_norm_rope_bwd", qkr::qk_norm_rope_bwd_meta);
 }

@@ -2,11 +2,11 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
 
 #include "csrc/column_sum/launch.h"
 #include "csrc/qk_norm_rope/launch.h"
 #include "ops/pointwise.h"
+#include "ops/registration.h"
 #include "ops/qk_norm_rope.h"
 
 namespace qkr {
@@ -95,7 +95,7 @@ std::tuple<Tensor, Tensor> bwd_cuda(const Tensor& grad, const Tensor& x, const O
 }  // namespace
 }  // namespace qkr
 
-TORCH_LIBRARY_IMPL(qk_restore, CUDA, m) {
+QKR_LIBRARY_IMPL(CUDA, m) {
   m.impl("qk_norm_rope", qkr::fwd_cuda);
   m.impl("_qk_norm_rope_bwd", qkr::bwd_cuda);
 }

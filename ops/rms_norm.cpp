@@ -3,10 +3,10 @@
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include "ops/check.h"
 #include "ops/pointwise.h"
+#include "ops/registration.h"
 #include "ops/rms_norm_halves.h"
 
 namespace qkr {
@@ -103,17 +103,17 @@ Tensor nothing(const Tensor& like) { return at::empty({0}, like.options()); }
 
 void check_rms_norm(const Tensor& x, const OptionalTensor& added, const OptionalTensor& gate, const Tensor& weight,
                     double eps) {
-  check_that(x.dim() >= 1 && x.size(-1) > 0, kOp, "x", "have a last axis that is not empty", x.sizes());
+  check_that(x.dim() >= 1 && x.sym_size(-1) > 0, kOp, "x", "have a last axis that is not empty", x.sym_sizes());
   check_dtype(kOp, "x", x, {at::kBFloat16, at::kHalf, at::kFloat, at::kDouble});
   const auto same = [&](const char* name, const Tensor& t) {
     check_dtype(kOp, name, t, {x.scalar_type()});
     check_device(kOp, name, t, "x", x);
   };
-  check_shape(kOp, "weight", weight, {x.size(-1)});
+  check_shape(kOp, "weight", weight, {x.sym_size(-1)});
   same("weight", weight);
   for (const auto& [name, t] : {std::pair<const char*, const OptionalTensor&>{"added", added}, {"gate", gate}}) {
     if (!t) continue;
-    check_shape(kOp, name, *t, x.sizes());
+    check_shape(kOp, name, *t, x.sym_sizes());
     same(name, *t);
   }
   TORCH_CHECK(!added || !gate, kOp, ": added must not be given together with gate, got both");
@@ -123,7 +123,7 @@ void check_rms_norm(const Tensor& x, const OptionalTensor& added, const Optional
 std::tuple<Tensor, Tensor> rms_norm_fwd_meta(const Tensor& x, const OptionalTensor& added, const OptionalTensor& gate,
                                              const Tensor& weight, double eps) {
   check_rms_norm(x, added, gate, weight, eps);
-  return {at::empty(x.sizes(), x.options()), added ? at::empty(x.sizes(), x.options()) : nothing(x)};
+  return {at::empty_symint(x.sym_sizes(), x.options()), added ? at::empty_symint(x.sym_sizes(), x.options()) : nothing(x)};
 }
 
 std::tuple<Tensor, Tensor> rms_norm_fwd_composite(const Tensor& x, const OptionalTensor& added,
@@ -139,11 +139,11 @@ std::tuple<Tensor, Tensor, Tensor> rms_norm_bwd_meta(const Tensor& grad_y, const
                                                      const Tensor& h, const OptionalTensor& gate, const Tensor& weight,
                                                      double eps) {
   check_rms_norm(h, grad_h, gate, weight, eps);
-  check_shape(kOp, "grad_y", grad_y, h.sizes());
+  check_shape(kOp, "grad_y", grad_y, h.sym_sizes());
   check_dtype(kOp, "grad_y", grad_y, {h.scalar_type()});
   check_device(kOp, "grad_y", grad_y, "h", h);
-  return {at::empty(h.sizes(), h.options()), gate ? at::empty(h.sizes(), h.options()) : nothing(h),
-          at::empty(weight.sizes(), weight.options())};
+  return {at::empty_symint(h.sym_sizes(), h.options()), gate ? at::empty_symint(h.sym_sizes(), h.options()) : nothing(h),
+          at::empty_symint(weight.sym_sizes(), weight.options())};
 }
 
 std::tuple<Tensor, Tensor, Tensor> rms_norm_bwd_composite(const Tensor& grad_y, const OptionalTensor& grad_h,
@@ -188,21 +188,21 @@ Tensor gated_rms_norm(const Tensor& x, const Tensor& gate, const Tensor& weight,
 
 }  // namespace qkr
 
-TORCH_LIBRARY_IMPL(qk_restore, Autograd, m) {
+QKR_LIBRARY_IMPL(Autograd, m) {
   m.impl("rms_norm", qkr::rms_norm_autograd);
   m.impl("add_rms_norm", qkr::add_rms_norm_autograd);
   m.impl("gated_rms_norm", qkr::gated_rms_norm_autograd);
 }
-TORCH_LIBRARY_IMPL(qk_restore, CompositeExplicitAutograd, m) {
+QKR_LIBRARY_IMPL(CompositeExplicitAutograd, m) {
   m.impl("rms_norm", qkr::rms_norm_no_grad);
   m.impl("add_rms_norm", qkr::add_rms_norm_no_grad);
   m.impl("gated_rms_norm", qkr::gated_rms_norm_no_grad);
 }
-TORCH_LIBRARY_IMPL(qk_restore, CPU, m) {
+QKR_LIBRARY_IMPL(CPU, m) {
   m.impl("_rms_norm_fwd", qkr::rms_norm_fwd_composite);
   m.impl("_rms_norm_bwd", qkr::rms_norm_bwd_composite);
 }
-TORCH_LIBRARY_IMPL(qk_restore, Meta, m) {
+QKR_LIBRARY_IMPL(Meta, m) {
   m.impl("_rms_norm_fwd", qkr::rms_norm_fwd_meta);
   m.impl("_rms_norm_bwd", qkr::rms_norm_bwd_meta);
 }

@@ -2,11 +2,11 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
 
 #include "csrc/column_sum/launch.h"
 #include "csrc/rms_norm/launch.h"
 #include "ops/pointwise.h"
+#include "ops/registration.h"
 #include "ops/rms_norm_halves.h"
 
 namespace qkr {
@@ -104,7 +104,7 @@ std::tuple<Tensor, Tensor, Tensor> rms_norm_bwd_cuda(const Tensor& grad_y, const
 }  // namespace
 }  // namespace qkr
 
-TORCH_LIBRARY_IMPL(qk_restore, CUDA, m) {
+QKR_LIBRARY_IMPL(CUDA, m) {
   m.impl("_rms_norm_fwd", qkr::rms_norm_fwd_cuda);
   m.impl("_rms_norm_bwd", qkr::rms_norm_bwd_cuda);
 }
