@@ -78,6 +78,31 @@ TEST(Stopped, BySigtermSavesAndResumesToTheSameBytes) {
   expect_as_undisturbed(out);
 }
 
+// What a scheduler starts again and again: the first start, a start after a stop, and one after the end.
+TEST(Requeued, TheSameLineStartsAndGoesOn) {
+  TmpDir folder;
+  const std::vector<std::string> line = plain_command(folder, {"--requeue"});
+  Process first(line);
+  first.wait_for("step 3/");
+  first.signal(SIGTERM);
+  const Outcome stopped = first.wait();
+  ASSERT_TRUE(stopped.code == 4 || stopped.code == 0) << tail(stopped);  // 0: the run was faster than the signal
+  const Outcome second = run_program(line);
+  EXPECT_EQ(second.code, 0) << tail(second);
+  expect_as_undisturbed(folder / "out");
+}
+
+// A folder of something else is not taken for a run's.
+TEST(Requeued, AFolderThatNoRunMadeIsRefused) {
+  TmpDir folder;
+  fs::create_directories(folder / "out");
+  std::ofstream(folder / "out" / "thesis.tex") << "mine";
+  const Outcome outcome = run_program(plain_command(folder, {"--requeue"}));
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_NE(outcome.err.find("output must be empty or absent"), std::string::npos) << outcome.err;
+  EXPECT_EQ(read_file(folder / "out" / "thesis.tex"), "mine");
+}
+
 TEST(Stopped, RunIsNotResumedAsAnother) {
   const auto run = stop_after_third_step();
   ASSERT_EQ(run->outcome.code, 4) << tail(run->outcome);

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <iostream>
 
 #include "trainer/apps/command_line.h"
@@ -17,7 +18,7 @@ struct Options {
   std::string config;
   std::vector<std::string> set;
   std::string qk_restore, output;
-  bool resume = false, dry_run = false, dump_config = false, help_config = false, schema = false;
+  bool resume = false, requeue = false, dry_run = false, dump_config = false, help_config = false, schema = false;
   int64_t inspect = 0;
 };
 
@@ -55,7 +56,9 @@ int run(const Options& options) {
   }
   if (options.inspect > 0) return inspect(config, options.inspect);
   qkr::make_deterministic();
-  qkr::Prepared prepared = qkr::prepare(config, options.resume);
+  // config.yaml is the first file that a start leaves; without it there is nothing to go on from.
+  const bool started = std::filesystem::exists(std::filesystem::path(config.output) / "config.yaml");
+  qkr::Prepared prepared = qkr::prepare(config, options.resume || (options.requeue && started));
   std::cout << qkr::describe(prepared) << std::flush;
   if (options.dry_run) {
     std::cout << "dry run: everything that a run needs is there\n";
@@ -78,6 +81,7 @@ int main(int argc, char** argv) {
   app.add_option("--qk-restore", options.qk_restore, "none, plain, procrustes, lerp:A, ...: the same as --set qk_restore.method=...");
   app.add_option("--output", options.output, "the run's folder: the same as --set output=...");
   app.add_flag("--resume", options.resume, "go on from the newest checkpoint in the output folder");
+  app.add_flag("--requeue", options.requeue, "--resume where the output folder holds an earlier start, else a new run: one line for a scheduler");
   app.add_flag("--dry-run", options.dry_run, "check everything that a run needs, without a step");
   app.add_option("--inspect", options.inspect, "print the first N samples with their trained tokens coloured")->check(CLI::PositiveNumber);
   app.add_flag("--dump-config", options.dump_config, "print the resolved configuration");
