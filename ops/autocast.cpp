@@ -65,7 +65,7 @@ void register_rules(torch::Library& m) {
   by([] { return torch::CppFunction::makeFromBoxedFunction<&autocast_key<Rule::kLower, kDevice>>(); },
      {"rms_norm", "gated_rms_norm", "qk_norm_rope", "swiglu", "sigmoid_gate"});
   by([] { return torch::CppFunction::makeFromBoxedFunction<&autocast_key<Rule::kLowerNotHalf, kDevice>>(); },
-     {"lightning_attention", "lightning_attention_step_"});
+     {"lightning_attention", "lightning_attention_step_", "needle_attention"});
   by([] { return torch::CppFunction::makeFromBoxedFunction<&autocast_key<Rule::kWidest, kDevice>>(); },
      {"add_rms_norm", "answer_logprobs"});
   by([] { return torch::CppFunction::makeFromBoxedFunction<&autocast_key<Rule::kOwn, kDevice>>(); },

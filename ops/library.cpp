@@ -44,6 +44,9 @@ QKR_LIBRARY(m) {
   // The LM head at some positions of hidden [N, D] alone: log-probability of each target and how many tokens come before it.
   m.def("answer_logprobs(Tensor hidden, Tensor head_weight, Tensor positions, Tensor targets) -> (Tensor logprob, Tensor rank)");
 
+  // For the rows q [M, H, D] of a few queries: each head's share of attention that falls on the keys of a range. mass [H, M] fp32.
+  m.def("needle_attention(Tensor q, Tensor k, Tensor query_positions, Tensor key_ranges, float scale) -> Tensor");
+
   // S_t = exp(-slope) S_{t-1} + k_t^T v_t, o_t = scale q_t S_t over packed sequences; with_state false: final_state is [0, H, D, D].
   m.def(
       "lightning_attention(Tensor q, Tensor k, Tensor v, Tensor slopes, Tensor cu_seqlens, Tensor? initial_state, float scale, "
