@@ -156,16 +156,6 @@ struct Progress {
   double l;       // guess of the smallest singular value
 };
 
-// rho of the next step, given ||X^T X - I||_F before it.
-double next_rho(Progress& p, double distance, double root_n) {
-  if (distance < 1) p.l = std::max(p.l, std::sqrt(1 - distance));
-  if (p.l > 0.9 && distance > std::max(0.7, 1.1 * root_n * (1 - p.l * p.l))) p.l = PolarSchedule::kSecondGuess;
-  const double rho = std::min(PolarSchedule::kLargestRho, std::sqrt(3 / (1 + p.l + p.l * p.l)));
-  const auto f = [rho](double sigma) { return 0.5 * rho * sigma * (3 - rho * rho * sigma * sigma); };
-  p.l = std::min({1.0, f(p.l), f(1.0)});
-  return rho;
-}
-
 // The matrices that are still worked on. Converged ones leave, so that they are neither worked on nor moved any more.
 struct WorkingSet {
   Tensor x, gram;         // [active, n, n]
@@ -202,7 +192,7 @@ void step_all(WorkingSet& set, double root_n) {
   const double* const distance = set.distance.const_data_ptr<double>();
   std::vector<double> from_x, from_product;
   for (size_t i = 0; i < set.progress.size(); ++i) {
-    const double rho = next_rho(set.progress[i], distance[i], root_n);
+    const double rho = polar_next_rho(set.progress[i].l, distance[i], root_n);
     from_product.push_back(-0.5 * rho * rho * rho);
     from_x.push_back(1.5 * rho + from_product.back());  // gram lacks the identity
   }

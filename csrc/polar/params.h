@@ -10,7 +10,10 @@
 // itself whatever l was. The certificate, which is computed from M and R alone, does not depend on any of this.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+
+#include "csrc/core/host_device.h"
 
 namespace qkr {
 
@@ -20,12 +23,22 @@ constexpr int kPolarHeadColumns = 8;  // of a certificate: PolarColumn of ops/po
 // Flags of the kernel; the first two are PolarFlag of ops/polar.h.
 constexpr int kPolarHeadZero = 1, kPolarHeadNotFinite = 8;
 
-// What the schedule of rho is steered by, the same here and in ops/polar_iteration.cpp.
+// What the schedule of rho is steered by.
 struct PolarSchedule {
   static constexpr double kOrthogonal = 1e-13;        // stop at ||X^T X - I||_F <= kOrthogonal sqrt(n)
   static constexpr double kLargestRho = 1.69770248526;  // f(1) = 0.1: a smaller f(1) would lose large singular values to rounding
   static constexpr double kSecondGuess = 0.1;         // of l, where the first proved too bold
 };
+
+// rho of the next step, given e = ||X^T X - I||_F before it; moves l to the next X. root_n: sqrt(n).
+QKR_HOST_DEVICE inline double polar_next_rho(double& l, double e, double root_n) {
+  if (e < 1) l = fmax(l, sqrt(1 - e));
+  if (l > 0.9 && e > fmax(0.7, 1.1 * root_n * (1 - l * l))) l = PolarSchedule::kSecondGuess;
+  const double rho = fmin(PolarSchedule::kLargestRho, sqrt(3 / (1 + l + l * l)));
+  const double f_l = 0.5 * rho * l * (3 - rho * rho * l * l), f_1 = 0.5 * rho * (3 - rho * rho);
+  l = fmin(1.0, fmin(f_l, f_1));
+  return rho;
+}
 
 template <class T>  // float or double
 struct PolarHeadParams {

@@ -118,12 +118,8 @@ __device__ Iterated iterate(double sigma_min, int max_steps, double tolerance, i
     if (step == 0) scale_by_gram<kStripes>(turn);
     const double distance = distance_from_identity<kStripes>(turn);
     if (distance <= tolerance || step == max_steps) return {step, distance};
-    if (distance < 1) l = fmax(l, sqrt(1 - distance));
-    if (l > 0.9 && distance > fmax(0.7, 1.1 * root_n * (1 - l * l))) l = PolarSchedule::kSecondGuess;
-    const double rho = fmin(PolarSchedule::kLargestRho, sqrt(3 / (1 + l + l * l)));
+    const double rho = polar_next_rho(l, distance, root_n);
     update<kStripes>(1.5 * rho, -0.5 * rho * rho * rho);
-    const auto f = [rho](double sigma) { return 0.5 * rho * sigma * (3 - rho * rho * sigma * sigma); };
-    l = fmin(1.0, fmin(f(l), f(1.0)));
   }
 }
 
