@@ -7,6 +7,7 @@
 #include "ops/check.h"
 #include "ops/pointwise.h"
 #include "ops/registration.h"
+#include "ops/schema_handle.h"
 
 namespace qkr {
 namespace {
@@ -84,9 +85,7 @@ std::tuple<Tensor, Tensor> composite(const Tensor& hidden, const Tensor& head_we
 }  // namespace
 
 std::tuple<Tensor, Tensor> answer_logprobs(const Tensor& hidden, const Tensor& head_weight, const Tensor& positions, const Tensor& targets) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("qk_restore::answer_logprobs", "").typed<decltype(answer_logprobs)>();
-  return op.call(hidden, head_weight, positions, targets);
+  return schema_handle<"qk_restore::answer_logprobs", decltype(answer_logprobs)>().call(hidden, head_weight, positions, targets);
 }
 
 }  // namespace qkr

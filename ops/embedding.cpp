@@ -9,6 +9,7 @@
 #include "ops/check.h"
 #include "ops/pointwise.h"
 #include "ops/registration.h"
+#include "ops/schema_handle.h"
 
 namespace qkr {
 namespace {
@@ -86,16 +87,11 @@ Tensor embedding_grad_composite(const Tensor& grad, const Tensor& tokens, int64_
 }
 
 Tensor embed_tokens(const Tensor& weight, const Tensor& tokens) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("qk_restore::embed_tokens", "").typed<decltype(embed_tokens)>();
-  return op.call(weight, tokens);
+  return schema_handle<"qk_restore::embed_tokens", decltype(embed_tokens)>().call(weight, tokens);
 }
 
 Tensor embedding_grad(const Tensor& grad, const Tensor& tokens, int64_t vocabulary) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("qk_restore::embedding_grad", "")
-                             .typed<decltype(embedding_grad)>();
-  return op.call(grad, tokens, vocabulary);
+  return schema_handle<"qk_restore::embedding_grad", decltype(embedding_grad)>().call(grad, tokens, vocabulary);
 }
 
 }  // namespace qkr

@@ -7,6 +7,7 @@
 #include "ops/check.h"
 #include "ops/pointwise.h"
 #include "ops/registration.h"
+#include "ops/schema_handle.h"
 
 namespace qkr {
 namespace {
@@ -26,19 +27,15 @@ void check(const char* op, const Tensor& gate, const Tensor& x) {
 }
 
 Tensor call_fwd(GateKind kind, const Tensor& gate, const Tensor& x) {
-  static const auto find = [](const char* name) {
-    return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<decltype(swiglu)>();
-  };
-  static const auto swiglu_op = find("qk_restore::swiglu"), sigmoid_op = find("qk_restore::sigmoid_gate");
-  return (kind == GateKind::kSwiglu ? swiglu_op : sigmoid_op).call(gate, x);
+  using Signature = decltype(swiglu);
+  return kind == GateKind::kSwiglu ? schema_handle<"qk_restore::swiglu", Signature>().call(gate, x)
+                                   : schema_handle<"qk_restore::sigmoid_gate", Signature>().call(gate, x);
 }
 
 std::tuple<Tensor, Tensor> call_bwd(GateKind kind, const Tensor& grad, const Tensor& gate, const Tensor& x) {
-  static const auto find = [](const char* name) {
-    return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<decltype(gate_bwd_meta<GateKind::kSwiglu>)>();
-  };
-  static const auto swiglu_op = find("qk_restore::_swiglu_bwd"), sigmoid_op = find("qk_restore::_sigmoid_gate_bwd");
-  return (kind == GateKind::kSwiglu ? swiglu_op : sigmoid_op).call(grad, gate, x);
+  using Signature = decltype(gate_bwd_meta<GateKind::kSwiglu>);
+  return kind == GateKind::kSwiglu ? schema_handle<"qk_restore::_swiglu_bwd", Signature>().call(grad, gate, x)
+                                   : schema_handle<"qk_restore::_sigmoid_gate_bwd", Signature>().call(grad, gate, x);
 }
 
 template <GateKind kKind>

@@ -6,6 +6,7 @@
 #include "ops/check.h"
 #include "ops/polar_iteration.h"
 #include "ops/registration.h"
+#include "ops/schema_handle.h"
 
 namespace qkr {
 namespace {
@@ -52,9 +53,7 @@ PolarCertificate read_certificate(const Tensor& row) {
 }
 
 Results polar(const Tensor& m, double anchor) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("qk_restore::polar", "").typed<Results(const Tensor&, double)>();
-  return op.call(m, anchor);
+  return schema_handle<"qk_restore::polar", Results(const Tensor&, double)>().call(m, anchor);
 }
 
 }  // namespace qkr

@@ -7,6 +7,7 @@
 #include "ops/check.h"
 #include "ops/pointwise.h"
 #include "ops/registration.h"
+#include "ops/schema_handle.h"
 
 namespace qkr {
 namespace {
@@ -18,21 +19,6 @@ using torch::autograd::variable_list;
 
 constexpr const char* kOp = "qk_norm_rope";
 
-auto& fwd_handle() {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("qk_restore::qk_norm_rope", "").typed<decltype(qk_norm_rope)>();
-  return op;
-}
-
-std::tuple<Tensor, Tensor> call_bwd(const Tensor& grad, const Tensor& x, const OptionalTensor& weight,
-                                    const OptionalTensor& cos, const OptionalTensor& sin, const OptionalTensor& factor,
-                                    double eps) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("qk_restore::_qk_norm_rope_bwd", "")
-                             .typed<decltype(qk_norm_rope_bwd_meta)>();
-  return op.call(grad, x, weight, cos, sin, factor, eps);
-}
-
 OptionalTensor if_defined(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
 struct QkNormRope : torch::autograd::Function<QkNormRope> {
@@ -43,7 +29,7 @@ struct QkNormRope : torch::autograd::Function<QkNormRope> {
                             sin.value_or(Tensor()), factor.value_or(Tensor())});
     ctx->saved_data["eps"] = eps;
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    return fwd_handle().call(x, weight, cos, sin, factor, eps);
+    return qk_norm_rope(x, weight, cos, sin, factor, eps);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -52,7 +38,8 @@ struct QkNormRope : torch::autograd::Function<QkNormRope> {
     const OptionalTensor weight = if_defined(saved[1]);
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     const auto [grad_x, grad_weight] =
-        call_bwd(grads[0], weight ? saved[0] : grads[0], weight, if_defined(saved[2]), if_defined(saved[3]),
+        schema_handle<"qk_restore::_qk_norm_rope_bwd", decltype(qk_norm_rope_bwd_meta)>().call(
+            grads[0], weight ? saved[0] : grads[0], weight, if_defined(saved[2]), if_defined(saved[3]),
                  if_defined(saved[4]), ctx->saved_data["eps"].toDouble());
     return {grad_x, weight ? grad_weight : Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
   }
@@ -66,7 +53,7 @@ Tensor autograd_key(const Tensor& x, const OptionalTensor& weight, const Optiona
   }
   if (!nothing_records()) return QkNormRope::apply(x, weight, cos, sin, factor, eps);
   at::AutoDispatchBelowADInplaceOrView below_autograd;
-  return fwd_handle().call(x, weight, cos, sin, factor, eps);
+  return qk_norm_rope(x, weight, cos, sin, factor, eps);
 }
 
 void check(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& cos, const OptionalTensor& sin,
@@ -150,7 +137,7 @@ std::tuple<Tensor, Tensor> qk_norm_rope_bwd_composite(const Tensor& grad, const 
 
 Tensor qk_norm_rope(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& cos, const OptionalTensor& sin,
                     const OptionalTensor& factor, double eps) {
-  return fwd_handle().call(x, weight, cos, sin, factor, eps);
+  return schema_handle<"qk_restore::qk_norm_rope", decltype(qk_norm_rope)>().call(x, weight, cos, sin, factor, eps);
 }
 
 }  // namespace qkr

@@ -8,6 +8,7 @@
 #include "ops/pointwise.h"
 #include "ops/registration.h"
 #include "ops/rms_norm_halves.h"
+#include "ops/schema_handle.h"
 
 namespace qkr {
 namespace {
@@ -21,18 +22,13 @@ constexpr const char* kOp = "rms_norm";
 
 std::tuple<Tensor, Tensor> call_fwd(const Tensor& x, const OptionalTensor& added, const OptionalTensor& gate,
                                     const Tensor& weight, double eps) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("qk_restore::_rms_norm_fwd", "")
-                             .typed<decltype(rms_norm_fwd_meta)>();
-  return op.call(x, added, gate, weight, eps);
+  return schema_handle<"qk_restore::_rms_norm_fwd", decltype(rms_norm_fwd_meta)>().call(x, added, gate, weight, eps);
 }
 
 std::tuple<Tensor, Tensor, Tensor> call_bwd(const Tensor& grad_y, const OptionalTensor& grad_h, const Tensor& h,
                                             const OptionalTensor& gate, const Tensor& weight, double eps) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("qk_restore::_rms_norm_bwd", "")
-                             .typed<decltype(rms_norm_bwd_meta)>();
-  return op.call(grad_y, grad_h, h, gate, weight, eps);
+  return schema_handle<"qk_restore::_rms_norm_bwd", decltype(rms_norm_bwd_meta)>().call(grad_y, grad_h, h, gate, weight,
+                                                                                        eps);
 }
 
 // Returns {y}, or {y, h} with `added`.
@@ -168,22 +164,15 @@ std::tuple<Tensor, Tensor, Tensor> rms_norm_bwd_composite(const Tensor& grad_y, 
 }
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("qk_restore::rms_norm", "").typed<decltype(rms_norm)>();
-  return op.call(x, weight, eps);
+  return schema_handle<"qk_restore::rms_norm", decltype(rms_norm)>().call(x, weight, eps);
 }
 
 std::tuple<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& added, const Tensor& weight, double eps) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("qk_restore::add_rms_norm", "").typed<decltype(add_rms_norm)>();
-  return op.call(x, added, weight, eps);
+  return schema_handle<"qk_restore::add_rms_norm", decltype(add_rms_norm)>().call(x, added, weight, eps);
 }
 
 Tensor gated_rms_norm(const Tensor& x, const Tensor& gate, const Tensor& weight, double eps) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("qk_restore::gated_rms_norm", "")
-                             .typed<decltype(gated_rms_norm)>();
-  return op.call(x, gate, weight, eps);
+  return schema_handle<"qk_restore::gated_rms_norm", decltype(gated_rms_norm)>().call(x, gate, weight, eps);
 }
 
 }  // namespace qkr
