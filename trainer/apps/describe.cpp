@@ -6,6 +6,7 @@
 
 #include "trainer/apps/session.h"
 #include "trainer/core/text.h"
+#include "trainer/hooks/script_hooks.h"
 #include "trainer/loop/run.h"
 #include "trainer/model/kernels.h"
 #include "trainer/restore/restore.h"
@@ -126,7 +127,7 @@ std::string describe(const Prepared& p) {
   text += "train    " + std::to_string(p.plan->total_steps()) + " steps of at most " + group_digits(p.config.train.tokens_per_step) +
           " tokens in micro-batches of " + group_digits(micro_batch_tokens(p.config)) + ", lr " + scientific(p.config.optim.lr, 2) + " " +
           p.config.optim.schedule + (p.config.train.freeze_qk ? ", W_Q and W_K frozen" : "") + "\n";
-  text += memory_line(p) + probe_line(p) + restore_line(p.config.qk_restore);
+  text += memory_line(p) + probe_line(p) + restore_line(p.config.qk_restore) + describe_scripts(p.scripts, weight_names(p.source.architecture));
   if (p.resuming) {
     text += p.resume_from ? "resume   " + p.resume_from->string() + "\n" : "resume   no checkpoint there yet: from the beginning\n";
   }

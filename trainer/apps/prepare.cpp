@@ -76,6 +76,12 @@ void check_vocabulary(const ModelSource& source, const TextModel& text) {
   }
 }
 
+std::vector<std::string> weight_names(const Architecture& architecture) {
+  std::vector<std::string> names;
+  for (const WeightSpec& spec : weight_specs(architecture)) names.push_back(spec.name);
+  return names;
+}
+
 std::vector<NeedleItem> make_items(const ProbeConfigSection& config, const TextModel& text) {
   if (config.lengths.empty()) return {};
   std::optional<Haystack> haystack;
@@ -103,6 +109,7 @@ Prepared prepare(const RunConfig& config, bool resume) {
   Prepared p = prepare_data(config);
   p.device = choose_device(config.model.device);
   check_kernels(p);
+  p.scripts = load_scripts(config.hooks, weight_names(p.source.architecture), p.device);
   check_output(p, resume);
   check_selection(mixer_layers(p.source.architecture), config.qk_restore, config.model.path);
   if (config.model.init == "checkpoint") check_weights(p.source);

@@ -12,6 +12,7 @@
 #include "trainer/data/dataset.h"
 #include "trainer/hooks/console.h"
 #include "trainer/hooks/probe_hook.h"
+#include "trainer/hooks/script.h"
 #include "trainer/loop/plan.h"
 #include "trainer/loop/run.h"
 #include "trainer/model/folder.h"
@@ -31,11 +32,12 @@ struct Prepared {
   std::vector<Row> rows;          // of the others
   std::optional<BatchPlan> plan;
   std::vector<NeedleItem> items;
+  std::vector<Script> scripts;  // of config.hooks, compiled
   std::optional<std::filesystem::path> resume_from;  // a checkpoint
   bool resuming = false;                             // --resume was given and the folder holds an earlier start
 };
 
-// Reads and checks: model folder, tokenizer and vocabulary, data, packing, probe prompts, output folder, disk.
+// Reads and checks: model folder, tokenizer and vocabulary, data, packing, probe prompts, hooks, output folder, disk.
 Prepared prepare(const RunConfig& config, bool resume);
 
 // The part of it that the data needs (for --inspect): config, text, dataset.
@@ -47,11 +49,21 @@ void check_vocabulary(const ModelSource& source, const TextModel& text);
 // What the start-up says: model, kernels, data, plan, memory, probe. One string of lines.
 std::string describe(const Prepared& prepared);
 
+// Of a model, in the order of its forward pass.
+std::vector<std::string> weight_names(const Architecture& architecture);
+
 // Of weights and activations.
 at::ScalarType model_dtype(const RunConfig& config);
 
+// Hooks of a program that embeds the trainer. They act after config.hooks' scripts and before the log, the restore, the checkpoint and the
+// probe of a step; `requests` is what they may set, to be carried out after the same step.
+struct OwnHooks {
+  std::vector<std::unique_ptr<Hook>> hooks;
+  Requests requests;
+};
+
 // The whole run. Returns how it ended. On an Error the run's folder holds summary.json and a report of what there was.
-RunEnd train(Prepared prepared, Console& console);
+RunEnd train(Prepared prepared, Console& console, OwnHooks& own);
 
 // The probe's text side: haystack and items of a configuration.
 std::vector<NeedleItem> make_items(const ProbeConfigSection& config, const TextModel& text);

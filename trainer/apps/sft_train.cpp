@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 #include <filesystem>
 #include <iostream>
 
@@ -11,6 +12,7 @@
 #include "trainer/config/parse.h"
 #include "trainer/core/error.h"
 #include "trainer/data/dataset.h"
+#include "trainer/hooks/script_worker.h"
 
 namespace {
 
@@ -66,7 +68,8 @@ int run(const Options& options) {
   }
   qkr::listen_for_signals();
   qkr::Console console(std::cout, config.log.progress);
-  const qkr::RunEnd end = qkr::train(std::move(prepared), console);
+  qkr::OwnHooks none;
+  const qkr::RunEnd end = qkr::train(std::move(prepared), console, none);
   return static_cast<int>(end == qkr::RunEnd::kFinished ? qkr::ExitCode::kDone : qkr::ExitCode::kStopped);
 }
 
@@ -88,5 +91,10 @@ int main(int argc, char** argv) {
   app.add_flag("--help-config", options.help_config, "list every key of the configuration");
   app.add_flag("--config-schema", options.schema, "print a JSON Schema of the configuration, for editors");
   app.footer("Exit codes: 0 done, 1 run failed, 2 usage, configuration or input, 4 stopped by a signal after saving.");
-  return qkr::parse_and_run(app, "sft-train", argc, argv, [&] { return run(options); });
+  const int code = qkr::parse_and_run(app, "sft-train", argc, argv, [&] { return run(options); });
+  if (qkr::abandoned_script_threads() > 0) {  // one of them may still use what the end of main() destroys
+    std::cout.flush();
+    std::_Exit(code);
+  }
+  return code;
 }

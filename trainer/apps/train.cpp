@@ -11,6 +11,7 @@
 #include "trainer/hooks/auto_restore.h"
 #include "trainer/hooks/log_hook.h"
 #include "trainer/hooks/restore_every.h"
+#include "trainer/hooks/script_hooks.h"
 #include "trainer/hooks/state_hooks.h"
 #include "trainer/io/atomic.h"
 #include "trainer/io/safetensors.h"
@@ -29,6 +30,10 @@ Identity identity_of(const Prepared& p, const Snapshot& snapshot) {
   Identity identity = {{"digest of the tokens and masks", p.dataset.digest()}, {"digest of the snapshot", snapshot.digest()}};
   const bool during = restore_interval(p.config.qk_restore) > 0;
   identity["held-out samples"] = std::to_string(p.held_out.size());
+  for (const Script& script : p.scripts) {
+    const HookConfigSection& c = script.config();
+    identity["hook " + script.name()] = concat("sha256 ", script.digest(), ", every ", c.every, ", writes [", join(c.writes), "]");
+  }
   std::istringstream lines(dump_config(p.config));  // "section:", then "  key: value"
   std::string section;
   for (std::string line; std::getline(lines, line);) {
@@ -108,18 +113,33 @@ std::vector<Batch> held_out_batches(const Prepared& p) {
   return batches;
 }
 
-// The hooks in the order in which they act: log, a restore during the run, so that the checkpoint of its step holds it, checkpoint,
+bool restores_during_run(const RestoreConfigSection& restore) { return restore.method != "none" && restore.method != "auto"; }
+
+// The hooks in the order in which they act: scripts and the caller's own, so that what they change and measure is in the step's row,
+// checkpoint and probe; log, a restore during the run, so that the checkpoint of its step holds it, checkpoint,
 // probe, then what happens once at the end.
-std::vector<std::unique_ptr<Hook>> make_hooks(const Prepared& p, const Snapshot& snapshot, const Decoder& decoder, RecallProbe& probe,
-                                              const Identity& identity, int64_t resumed_step, Console& console) {
+std::vector<std::unique_ptr<Hook>> make_hooks(Prepared& p, const Snapshot& snapshot, const Decoder& decoder, RecallProbe& probe,
+                                              const Identity& identity, int64_t resumed_step, Console& console, OwnHooks& own) {
   const fs::path out = p.config.output;
+  Requests& asked = own.requests;
   std::vector<std::unique_ptr<Hook>> hooks;
-  hooks.push_back(std::make_unique<LogHook>(p.config.log, out, resumed_step, console));
-  if (restore_interval(p.config.qk_restore) > 0 && p.config.qk_restore.method != "none") {
-    hooks.push_back(std::make_unique<RestoreEveryHook>(p.config.qk_restore, snapshot, out / "restores.jsonl", resumed_step, console));
+  auto log = std::make_unique<LogHook>(p.config.log, out, resumed_step, console);
+  const bool scripted = !p.scripts.empty();
+  auto scripts = std::make_unique<ScriptHooks>(std::move(p.scripts), restores_during_run(p.config.qk_restore), *log, probe, asked, console);
+  if (scripted && p.resume_from) scripts->load(*p.resume_from);
+  WriteMore more;
+  if (scripted) more = [&state = *scripts](const fs::path& checkpoint) { state.save(checkpoint); };
+  ScriptHooks& told = *scripts;
+  hooks.push_back(std::move(scripts));
+  const bool someone_asks = scripted || !own.hooks.empty();
+  for (auto& hook : own.hooks) hooks.push_back(std::move(hook));
+  hooks.push_back(std::move(log));
+  if (restores_during_run(p.config.qk_restore) && (restore_interval(p.config.qk_restore) > 0 || someone_asks)) {
+    hooks.push_back(std::make_unique<RestoreEveryHook>(p.config.qk_restore, snapshot, out / "restores.jsonl", resumed_step, console, &asked));
   }
-  hooks.push_back(std::make_unique<CheckpointHook>(p.config.checkpoint, out / "checkpoints", identity, console));
+  hooks.push_back(std::make_unique<CheckpointHook>(p.config.checkpoint, out / "checkpoints", identity, console, &asked, more));
   hooks.push_back(std::make_unique<ProbeHook>(p.config.probe, probe));
+  hooks.push_back(std::make_unique<ScriptProbeHook>(told));
   if (p.config.save_sft_model) hooks.push_back(std::make_unique<ExportHook>(out / "model-sft", p.source, console));
   if (p.config.qk_restore.method == "auto") {
     hooks.push_back(std::make_unique<AutoRestoreHook>(p.config, snapshot, decoder, held_out_batches(p), probe, console));
@@ -127,6 +147,7 @@ std::vector<std::unique_ptr<Hook>> make_hooks(const Prepared& p, const Snapshot&
     hooks.push_back(std::make_unique<RestoreHook>(p.config.qk_restore, snapshot, out / "restore.json", console));
     if (probes_at(p.config.probe, "restored")) hooks.push_back(std::make_unique<RestoredProbeHook>(probe));
   }
+  hooks.push_back(std::make_unique<ScriptProbeHook>(told));
   hooks.push_back(std::make_unique<ExportHook>(out / "model", p.source, console));
   return hooks;
 }
@@ -148,7 +169,7 @@ void record_failure(const Prepared& p, const TrainState& state, const std::strin
 
 }  // namespace
 
-RunEnd train(Prepared p, Console& console) {
+RunEnd train(Prepared p, Console& console, OwnHooks& own) {
   const RunTimes times;
   const fs::path out = p.config.output;
   const at::ScalarType dtype = model_dtype(p.config);
@@ -171,9 +192,9 @@ RunEnd train(Prepared p, Console& console) {
   if (!p.resume_from) write_safetensors(out / "snapshot.safetensors", snapshot.tensors(), snapshot.metadata());
   const int64_t resumed_step = state.step;
   RecallProbe probe(p.config.probe, decoder, text_codec(p.text), std::move(p.items), out / "probe.jsonl", resumed_step, console);
-  std::vector<std::unique_ptr<Hook>> hooks = make_hooks(p, snapshot, decoder, probe, identity, resumed_step, console);
+  std::vector<std::unique_ptr<Hook>> hooks = make_hooks(p, snapshot, decoder, probe, identity, resumed_step, console, own);
   try {
-    Run work{p.config, decoder, p.dataset.samples(), p.rows, optimizer, state, hooks, stop_asked()};
+    Run work{p.config, decoder, p.dataset.samples(), p.rows, optimizer, state, hooks, stop_asked(), &own.requests};
     const RunEnd end = run(work);
     write_summary(p, state, end == RunEnd::kFinished ? "finished" : "stopped", "", times);
     finish(p, probe, end, console);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -21,7 +22,14 @@ constexpr const char* kProgress = "progress.json";
 constexpr int64_t kFormat = 1;
 constexpr int64_t kSlackBytes = int64_t{4} << 20;  // headers, progress.json, the file system's own
 
-nlohmann::ordered_json progress_json(const TrainState& state, const Identity& identity, int64_t weight_bytes, int64_t optim_bytes) {
+// The files of a folder, by name.
+std::map<std::string, int64_t> sizes_in(const fs::path& folder) {
+  std::map<std::string, int64_t> sizes;
+  for (const auto& entry : fs::directory_iterator(folder)) sizes[entry.path().filename().string()] = static_cast<int64_t>(entry.file_size());
+  return sizes;
+}
+
+nlohmann::ordered_json progress_json(const TrainState& state, const Identity& identity, const std::map<std::string, int64_t>& bytes) {
   nlohmann::ordered_json json;
   json["format"] = kFormat;
   json["step"] = state.step;
@@ -29,7 +37,7 @@ nlohmann::ordered_json progress_json(const TrainState& state, const Identity& id
   json["tokens_seen"] = state.tokens_seen;
   json["tokens_trained"] = state.tokens_trained;
   json["identity"] = identity;
-  json["bytes"] = {{kWeights, weight_bytes}, {kOptim, optim_bytes}};
+  json["bytes"] = bytes;
   return json;
 }
 
@@ -84,13 +92,14 @@ fs::path checkpoint_path(const fs::path& checkpoints_dir, int64_t step) {
   return checkpoints_dir / ("step-" + digits);
 }
 
-void save_checkpoint(const fs::path& folder, const TrainState& state, const Identity& identity) {
+void save_checkpoint(const fs::path& folder, const TrainState& state, const Identity& identity, const WriteMore& more) {
   AtomicFolder partial(folder);
   need_free_bytes(folder, tensor_bytes(state.weights) + tensor_bytes(state.optim) + kSlackBytes, "a checkpoint",
                   ExitCode::kRunFailed);
-  const int64_t weight_bytes = write_safetensors(partial.path() / kWeights, state.weights, {{"format", "pt"}});
-  const int64_t optim_bytes = write_safetensors(partial.path() / kOptim, state.optim);
-  const std::string progress = progress_json(state, identity, weight_bytes, optim_bytes).dump(2) + "\n";
+  write_safetensors(partial.path() / kWeights, state.weights, {{"format", "pt"}});
+  write_safetensors(partial.path() / kOptim, state.optim);
+  if (more) more(partial.path());
+  const std::string progress = progress_json(state, identity, sizes_in(partial.path())).dump(2) + "\n";
   write_file_atomically(partial.path() / kProgress, progress);
   partial.commit();
 }
@@ -115,8 +124,12 @@ Progress read_progress(const fs::path& folder) {
     progress.identity[key] = value.get<std::string>();
   }
   const auto bytes = json.find("bytes");
-  if (bytes == json.end()) fail(place, ": bytes must be an object of file sizes, got none");
-  for (const char* file : {kWeights, kOptim}) check_size(folder / file, count_in(*bytes, file, place + ": bytes"));
+  if (bytes == json.end() || !bytes->is_object()) fail(place, ": bytes must be an object of file sizes, got none");
+  for (const char* file : {kWeights, kOptim}) count_in(*bytes, file, place + ": bytes");
+  for (const auto& [file, size] : bytes->items()) {
+    if (file.find('/') != std::string::npos) fail(place, ": bytes must name files of the checkpoint's folder, got ", quoted(file));
+    check_size(folder / file, count_in(*bytes, file.c_str(), place + ": bytes"));
+  }
   return progress;
 }
 

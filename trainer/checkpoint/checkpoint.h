@@ -1,9 +1,10 @@
 // TrainState ↔ folder, so that a stopped run can resume. checkpoints/step-000200/ holds model.safetensors, optim.safetensors and
-// progress.json (counters, identity, sizes of the other two). A checkpoint exists once its folder has its final name.
+// progress.json (counters, identity, sizes of the others), and what the run's hooks add. A checkpoint exists once its folder has its final name.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -15,6 +16,9 @@ namespace qkr {
 // What the run was made of, by name: digests of configuration, data, snapshot. Stored and compared, never interpreted.
 using Identity = std::map<std::string, std::string>;
 
+// Writes more files into the folder of a checkpoint in the making: what else a resume needs. Their sizes are recorded too.
+using WriteMore = std::function<void(const std::filesystem::path& folder)>;
+
 struct Progress {
   int64_t step = 0, next_sample = 0, tokens_seen = 0, tokens_trained = 0;
   Identity identity;
@@ -25,9 +29,9 @@ std::filesystem::path checkpoint_path(const std::filesystem::path& checkpoints_d
 
 // Writes the whole state atomically; `folder` must not exist yet. Not enough free space is an Error (kRunFailed) before a byte
 // is written. Other checkpoints are not touched.
-void save_checkpoint(const std::filesystem::path& folder, const TrainState& state, const Identity& identity = {});
+void save_checkpoint(const std::filesystem::path& folder, const TrainState& state, const Identity& identity = {}, const WriteMore& more = {});
 
-// progress.json, after checking that both tensor files are there in their recorded sizes.
+// progress.json, after checking that every file that it lists is there in its recorded size.
 Progress read_progress(const std::filesystem::path& folder);
 
 // Copies the checkpoint INTO the live tensors of `state` and sets its counters. Names, dtypes and shapes must agree both ways;

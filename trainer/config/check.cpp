@@ -155,7 +155,6 @@ void check_gates(const RunConfig& config, Found& found) {
 // Keys that are known before what they ask for is there.
 void check_not_there_yet(const RunConfig& config, Found& found) {
   if (!config.gate.empty()) found.push_back({"gate", "must be empty: this version judges no gates"});
-  if (!config.hooks.empty()) found.push_back({"hooks", "must be empty: this version runs no scripts"});
   if (config.probe.heads) found.push_back({"probe.heads", "must be false: this version does not look at heads"});
   if (config.probe.samples.is_auto()) found.push_back({"probe.samples", "must be a number: this version does not choose it; got 'auto'"});
   if (config.probe.reading == "both") found.push_back({"probe.reading", "must be generate or teacher_forced in this version; got 'both'"});

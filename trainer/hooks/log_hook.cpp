@@ -39,10 +39,23 @@ LogHook::LogHook(const LogConfigSection& config, const std::filesystem::path& fo
 }
 
 void LogHook::after_step(const StepReport& report, TrainState&) {
-  rows_->write_row(to_row(report));
+  nlohmann::ordered_json row = to_row(report);
+  for (const auto& [key, value] : added_) row[key] = value;
+  rows_->write_row(row);
   if (events_) write_events(report);
+  added_.clear();
   if (report.step % config_.every == 0 || report.step == report.total_steps) console_.line(step_line(report));
   console_.status(progress_bar(report.step, report.total_steps) + " " + step_line(report));
+}
+
+void LogHook::write_apart(int64_t step, const std::string& event, const Values& values) {
+  if (values.empty()) return;
+  nlohmann::ordered_json row = {{"step", step}, {"event", event}};
+  for (const auto& [key, value] : values) {
+    row[key] = value;
+    if (events_) events_->scalar(key, value, step);
+  }
+  rows_->write_row(row);
 }
 
 void LogHook::write_events(const StepReport& report) {
@@ -52,6 +65,7 @@ void LogHook::write_events(const StepReport& report) {
   events_->scalar("train/epoch", report.epoch, report.step);
   events_->scalar("speed/tokens_per_second", report.tokens_per_second, report.step);
   events_->scalar("memory/peak_bytes", static_cast<double>(report.memory_bytes), report.step);
+  for (const auto& [key, value] : added_) events_->scalar(key, value, report.step);
 }
 
 }  // namespace qkr

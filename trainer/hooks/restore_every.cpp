@@ -40,21 +40,29 @@ std::string line_of(const RestoreReport& report, const std::string& moments) {
 }  // namespace
 
 RestoreEveryHook::RestoreEveryHook(const RestoreConfigSection& config, const Snapshot& snapshot, std::filesystem::path rows, int64_t resumed_step,
-                                   Console& console)
-    : config_(config), every_(restore_interval(config)), snapshot_(snapshot), rows_(std::move(rows)), console_(console) {
+                                   Console& console, const Requests* requests)
+    : config_(config), every_(restore_interval(config)), snapshot_(snapshot), rows_(std::move(rows)), console_(console), requests_(requests) {
   keep_lines_while(rows_, [&](const nlohmann::json& row) { return row.value("step", int64_t{0}) <= resumed_step; });
 }
 
 void RestoreEveryHook::after_step(const StepReport& report, TrainState& state) {
-  if (every_ == 0 || report.step % every_ != 0 || report.step == report.total_steps) return;
+  const bool asked = requests_ != nullptr && requests_->restore;
+  const bool due = every_ > 0 && report.step % every_ == 0;
+  if (!(due || asked) || report.step == report.total_steps) return;
+  restore_between_steps(config_, snapshot_, rows_, report.step, "", state, console_);
+}
+
+void restore_between_steps(const RestoreConfigSection& config, const Snapshot& snapshot, const std::filesystem::path& rows, int64_t step,
+                           const std::string& reason, TrainState& state, Console& console) {
   Rotations rotations;
-  const RestoreReport done = restore(state.weights, snapshot_, config_, &rotations);
-  follow(state.optim, done, rotations, config_.optimizer_state);
-  nlohmann::ordered_json row = {{"step", report.step}, {"optimizer_state", config_.optimizer_state}};
+  const RestoreReport done = restore(state.weights, snapshot, config, &rotations);
+  follow(state.optim, done, rotations, config.optimizer_state);
+  nlohmann::ordered_json row = {{"step", step}, {"optimizer_state", config.optimizer_state}};
+  if (!reason.empty()) row["reason"] = reason;
   const nlohmann::json told = to_json(done);
   for (const auto& [key, value] : told.items()) row[key] = value;
-  JsonLinesWriter(rows_).write_row(row);
-  console_.line(line_of(done, config_.optimizer_state));
+  JsonLinesWriter(rows).write_row(row);
+  console.line(line_of(done, config.optimizer_state));
 }
 
 }  // namespace qkr

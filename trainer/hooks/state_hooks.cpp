@@ -51,14 +51,15 @@ std::string restore_text(const RestoreReport& report) {
 
 void CheckpointHook::save(const TrainState& state) {
   if (saved_step_ == state.step) return;
-  save_checkpoint(checkpoint_path(folder_, state.step), state, identity_);
+  save_checkpoint(checkpoint_path(folder_, state.step), state, identity_, more_);
   prune_checkpoints(folder_, config_.keep);
   saved_step_ = state.step;
   console_.line("checkpoint " + checkpoint_path(folder_, state.step).string());
 }
 
 void CheckpointHook::after_step(const StepReport& report, TrainState& state) {
-  if (config_.every > 0 && report.step % config_.every == 0) save(state);
+  const bool asked = requests_ != nullptr && requests_->save;
+  if (asked || (config_.every > 0 && report.step % config_.every == 0)) save(state);
 }
 
 void CheckpointHook::after_run(RunEnd end, TrainState& state) {

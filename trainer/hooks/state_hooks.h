@@ -16,11 +16,14 @@
 
 namespace qkr {
 
-// Saves every checkpoint.every steps, and once more where a signal stops the run.
+// Saves every checkpoint.every steps, where a hook asks for it, and once more where a signal stops the run.
 class CheckpointHook : public Hook {
  public:
-  CheckpointHook(const CheckpointConfigSection& config, std::filesystem::path folder, Identity identity, Console& console)
-      : config_(config), folder_(std::move(folder)), identity_(std::move(identity)), console_(console) {}
+  // `requests`: another hook may ask for a checkpoint of a step; `more`: what other hooks put into each.
+  CheckpointHook(const CheckpointConfigSection& config, std::filesystem::path folder, Identity identity, Console& console,
+                 const Requests* requests = nullptr, WriteMore more = {})
+      : config_(config), folder_(std::move(folder)), identity_(std::move(identity)), console_(console), requests_(requests),
+        more_(std::move(more)) {}
   void after_step(const StepReport& report, TrainState& state) override;
   void after_run(RunEnd end, TrainState& state) override;
 
@@ -31,6 +34,8 @@ class CheckpointHook : public Hook {
   std::filesystem::path folder_;  // <run>/checkpoints
   Identity identity_;
   Console& console_;
+  const Requests* requests_;
+  WriteMore more_;
   int64_t saved_step_ = -1;
 };
 

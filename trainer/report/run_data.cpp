@@ -2,6 +2,7 @@
 
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -78,6 +79,7 @@ std::vector<LogRow> read_log(const fs::path& path, std::vector<std::string>& not
   read_lines(path, "the page has no loss curve.", notes, [&](const Json& json) {
     const std::optional<double> step = find_number(json, "step");
     if (!step) return false;
+    if (json.contains("event")) return true;  // what a hook measured between the steps
     LogRow row;
     row.step = static_cast<int64_t>(*step);
     row.loss = find_number(json, "loss");
@@ -134,6 +136,37 @@ std::vector<ProbeRow> read_probe(const fs::path& path, std::vector<std::string>&
   return rows;
 }
 
+bool take_masses(const Json& json, HeadRow* row) {
+  const auto layers = json.find("layers"), mass = json.find("mass");
+  if (layers == json.end() || !layers->is_array() || mass == json.end() || !mass->is_array() || mass->size() != layers->size()) return false;
+  for (const Json& layer : *layers) {
+    if (!layer.is_number_integer()) return false;
+    row->layers.push_back(layer.get<int64_t>());
+  }
+  for (const Json& heads : *mass) {
+    if (!heads.is_array() || !std::all_of(heads.begin(), heads.end(), [](const Json& share) { return share.is_number(); })) return false;
+    row->mass.push_back(heads.get<std::vector<double>>());
+  }
+  return true;
+}
+
+std::vector<HeadRow> read_heads(const fs::path& path, std::vector<std::string>& notes) {
+  std::vector<HeadRow> rows;
+  if (!fs::exists(path)) return rows;  // an option of the probe, so nothing is missing
+  read_lines(path, "", notes, [&](const Json& json) {
+    HeadRow row;
+    row.stage = find_text(json, "stage");
+    row.step = static_cast<int64_t>(find_number(json, "step").value_or(0));
+    row.id = find_text(json, "id");
+    row.task = find_text(json, "task");
+    row.length = static_cast<int64_t>(find_number(json, "length").value_or(0));
+    if (row.stage.empty() || row.id.empty() || !take_masses(json, &row)) return false;
+    rows.push_back(std::move(row));
+    return true;
+  });
+  return rows;
+}
+
 // null if there is no such file, or (with a note) no object in it.
 Json read_object(const fs::path& path, std::vector<std::string>& notes) {
   const std::optional<std::string> text = read_text(path);
@@ -170,6 +203,7 @@ RunData read_run(const fs::path& folder) {
   if (!fs::exists(folder / "summary.json")) run.notes.push_back("There is no summary.json: the run has not ended, or was killed.");
   run.log = read_log(folder / "log.jsonl", run.notes);
   run.probe = read_probe(folder / "probe.jsonl", run.notes);
+  run.heads = read_heads(folder / "heads.jsonl", run.notes);
   run.restore = read_object(folder / "restore.json", run.notes);
   run.model = find_text(run.summary, "model");
   if (run.model.empty()) run.model = config_value(run.config_text, "model", "path");
