@@ -1,4 +1,4 @@
-// What a sequence leaves behind for its next token. A cache belongs to one sequence.
+// What a sequence leaves behind for its next token. A DecoderCache belongs to one sequence, a BatchCache to several.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -17,6 +17,14 @@ struct DecoderCache {
   std::vector<LayerCache> layers;
   int64_t length = 0;    // tokens in the cache
   int64_t capacity = 0;  // rows that k and v are first given; they grow by half when that is too small
+};
+
+// B sequences, each with its own length, in slots of one capacity that do not move: what a recorded step needs.
+struct BatchCache {
+  std::vector<LayerCache> layers;     // k, v [B, capacity, KV, D]; state [B, H, D, D]
+  at::Tensor lengths;                 // [B] int64 where the weights are: tokens in each slot
+  std::vector<int64_t> host_lengths;  // the same, for kernels that are told lengths by the host; not kept up by a recorded step
+  int64_t capacity = 0;
 };
 
 }  // namespace qkr

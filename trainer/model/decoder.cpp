@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "ops/embedding.h"
@@ -10,6 +11,7 @@
 #include "ops/rms_norm.h"
 #include "trainer/model/linear_cross_entropy.h"
 #include "trainer/model/recompute.h"
+#include "trainer/model/softmax_attention.h"
 
 namespace qkr {
 namespace {
@@ -63,7 +65,7 @@ Decoder::Decoder(Architecture architecture, NamedTensors weights)
 }
 
 ForwardContext Decoder::context_for(const Segments& segments, int64_t cache_capacity) const {
-  ForwardContext context{segments, rotary_.table(segments.positions, dtype()), {}, cache_capacity};
+  ForwardContext context{segments, rotary_.table(segments.positions, dtype()), {}, cache_capacity, nullptr};
   const LogitsScaling& scaling = architecture_.logits_scaling;
   const at::ScalarType wide = dtype() == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor positions = segments.positions.to(wide);
@@ -87,7 +89,7 @@ at::Tensor Decoder::forward(const at::Tensor& tokens, const Segments& segments, 
     } else if (checkpoint_ && c10::GradMode::is_enabled()) {
       // By value: the backward runs after this frame is gone.
       const auto again = [&block, kept = segments, rotary = context.rotary, factor = context.logits_factor](const at::Tensor& input) {
-        return block(input, ForwardContext{kept, rotary, factor, 0}, nullptr);
+        return block(input, ForwardContext{kept, rotary, factor, 0, nullptr}, nullptr);
       };
       x = recompute_in_backward(again, x);
     } else {
@@ -96,6 +98,41 @@ at::Tensor Decoder::forward(const at::Tensor& tokens, const Segments& segments, 
   }
   if (cache != nullptr) cache->length += segments.tokens();
   return rms_norm(x, final_norm_, architecture_.rms_norm_eps);
+}
+
+at::Tensor Decoder::step(const at::Tensor& tokens, BatchCache& cache) const {
+  const Segments segments = Segments::stepped(cache.lengths);
+  const StepRows rows = step_rows(cache, step_is_recordable());
+  ForwardContext context = context_for(segments, cache.capacity);
+  context.step = &rows;
+  at::Tensor x = embed_tokens(embedding_, tokens);
+  for (size_t i = 0; i < blocks_.size(); ++i) x = blocks_[i](x, context, &cache.layers[i]);
+  return rms_norm(x, final_norm_, architecture_.rms_norm_eps);
+}
+
+bool Decoder::step_is_recordable() const {
+  return std::all_of(architecture_.layers.begin(), architecture_.layers.end(), [&](const Layer& layer) {
+    return layer.mixer != MixerKind::kSoftmax || flash_serves(device(), dtype(), layer.softmax.head_dim);
+  });
+}
+
+BatchCache Decoder::batch_cache(int64_t sequences, int64_t capacity) const {
+  BatchCache cache;
+  cache.capacity = capacity;
+  cache.lengths = at::zeros({sequences}, at::TensorOptions(device()).dtype(at::kLong));
+  cache.host_lengths.assign(static_cast<size_t>(sequences), 0);
+  const at::TensorOptions rows(at::TensorOptions(device()).dtype(dtype()));
+  for (const Layer& layer : architecture_.layers) {
+    LayerCache& made = cache.layers.emplace_back();
+    if (layer.mixer == MixerKind::kSoftmax) {
+      made.k = at::empty({sequences, capacity, layer.softmax.kv_heads, layer.softmax.head_dim}, rows);
+      made.v = at::empty_like(made.k);
+    } else {
+      const LightningShape& s = layer.lightning;
+      made.state = at::zeros({sequences, s.heads, s.head_dim, s.head_dim}, rows.dtype(dtype() == at::kDouble ? at::kDouble : at::kFloat));
+    }
+  }
+  return cache;
 }
 
 at::Tensor Decoder::logits(const at::Tensor& hidden) const { return at::linear(hidden, head_); }

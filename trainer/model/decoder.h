@@ -39,6 +39,14 @@ class Decoder {
   // its sequence (segments from Segments::continued) and nothing is differentiable.
   at::Tensor forward(const at::Tensor& tokens, const Segments& segments, DecoderCache* cache = nullptr) const;
 
+  // One more token of each of B sequences: tokens [B] int64 → hidden states [B, hidden]. Counting up cache.lengths is the caller's.
+  // Nothing waits for the device if step_is_recordable().
+  at::Tensor step(const at::Tensor& tokens, BatchCache& cache) const;
+  bool step_is_recordable() const;
+
+  // Empty slots for `sequences` sequences of up to `capacity` tokens.
+  BatchCache batch_cache(int64_t sequences, int64_t capacity) const;
+
   at::Tensor logits(const at::Tensor& hidden) const;  // [N, hidden] → [N, V], model dtype
 
   // scale * sum over targets of -log p(target), fp32 scalar; logits exist for a slice of rows at a time. Differentiable.

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "ops/gates.h"
+#include "ops/lightning_attention.h"
 #include "ops/qk_norm_rope.h"
 #include "ops/rms_norm.h"
 #include "trainer/model/lightning_attention.h"
@@ -55,9 +56,10 @@ at::Tensor SoftmaxMixer::operator()(const at::Tensor& a, const ForwardContext& c
   // the query's position decides, so (cached) keys need no factor
   const at::Tensor keys = heads_for_attention(k(a), shape.head_dim, k_norm, eps, rotary, {});  // [N, KV, D]
   const at::Tensor values = heads_of(v(a), shape.head_dim);                                    // [N, KV, D]
-  at::Tensor mixed = cache == nullptr
-                         ? attend_packed(queries, keys, values, context.segments, shape.window)
-                         : attend_cached(queries, keys, values, *cache, context.segments.past, context.cache_capacity, shape.window);
+  at::Tensor mixed =
+      cache == nullptr          ? attend_packed(queries, keys, values, context.segments, shape.window)
+      : context.step != nullptr ? attend_step(queries, keys, values, *cache, *context.step, shape.window)
+                                : attend_cached(queries, keys, values, *cache, context.segments.past, context.cache_capacity, shape.window);
   mixed = mixed.reshape({a.size(0), shape.heads * shape.head_dim});
   if (gate.weight.defined()) mixed = sigmoid_gate(gate(a), mixed);
   return o(mixed);
@@ -77,8 +79,9 @@ at::Tensor LightningMixer::operator()(const at::Tensor& a, const ForwardContext&
   const at::Tensor queries = heads_for_attention(q(a), shape.head_dim, q_norm, eps, rotary, {});  // [N, H, D]
   const at::Tensor keys = heads_for_attention(k(a), shape.head_dim, k_norm, eps, rotary, {});     // [N, KV, D]
   const at::Tensor values = heads_of(v(a), shape.head_dim);                                       // [N, KV, D]
-  at::Tensor mixed = cache == nullptr ? lightning_packed(queries, keys, values, slopes, shape.scale, context.segments)
-                                      : lightning_cached(queries, keys, values, slopes, shape.scale, cache->state);
+  at::Tensor mixed = cache == nullptr          ? lightning_packed(queries, keys, values, slopes, shape.scale, context.segments)
+                     : context.step != nullptr ? lightning_attention_step_(queries, keys, values, slopes, cache->state, shape.scale)
+                                               : lightning_cached(queries, keys, values, slopes, shape.scale, cache->state);
   mixed = mixed.reshape({a.size(0), shape.heads * shape.head_dim});
   const bool normed = o_norm.defined(), gated = z.weight.defined();
   if (normed && gated) return o(gated_rms_norm(mixed, z(a), o_norm, eps));

@@ -10,6 +10,7 @@
 #include "trainer/model/cache.h"
 #include "trainer/model/rope.h"
 #include "trainer/model/segments.h"
+#include "trainer/model/step_attention.h"
 
 namespace qkr {
 
@@ -28,6 +29,7 @@ struct ForwardContext {
   RotaryTable rotary;        // empty if no layer rotates
   at::Tensor logits_factor;  // [N] fp32: the factor on q in softmax layers; undefined: none
   int64_t cache_capacity = 0;
+  const StepRows* step = nullptr;  // the tokens are one more of each sequence of a BatchCache, whose layers are then given
 };
 
 // Softmax attention: Qwen, Llama, and HypeNet's (NoPE, QK-norm, sigmoid output gate).

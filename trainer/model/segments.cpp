@@ -37,4 +37,12 @@ Segments Segments::continued(int64_t past, int64_t count, at::Device device) {
   return s;  // cu_seqlens_device stays undefined: cached attention is dense
 }
 
+Segments Segments::stepped(at::Tensor positions) {
+  Segments s;
+  s.cu_seqlens = {0, positions.size(0)};
+  s.longest = 1;
+  s.positions = std::move(positions);
+  return s;
+}
+
 }  // namespace qkr

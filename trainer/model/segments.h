@@ -24,6 +24,8 @@ struct Segments {
   static Segments packed(std::vector<int64_t> cu_seqlens, at::Device device);
   // `count` more tokens of a sequence of which `past` are in the cache.
   static Segments continued(int64_t past, int64_t count, at::Device device);
+  // One token of each of B sequences, at the positions [B] int64; read by a step over a BatchCache alone.
+  static Segments stepped(at::Tensor positions);
 };
 
 }  // namespace qkr

@@ -19,6 +19,9 @@ at::Tensor attend_packed(const at::Tensor& q, const at::Tensor& k, const at::Ten
 at::Tensor attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, LayerCache& cache, int64_t past,
                          int64_t capacity, int64_t window);
 
+// Whether flash attention over variable lengths and caches serves this device and dtype.
+bool flash_serves(at::Device device, at::ScalarType dtype, int64_t head_dim);
+
 // What serves packed softmax attention on this device, for the start-up lines.
 const char* softmax_kernel_name(at::Device device, at::ScalarType dtype, int64_t head_dim);
 

@@ -1,0 +1,236 @@
+#include "tests/bench/decode/measure.h"
+
+#include <ATen/DeviceAccelerator.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "trainer/core/error.h"
+#include "trainer/core/text.h"
+#include "trainer/model/batch_decoder.h"
+#include "trainer/model/prefix_prefill.h"
+#include "trainer/model/softmax_attention.h"
+
+namespace qkr::bench {
+namespace {
+
+void say(const std::string& line) { std::cout << line << std::endl; }
+
+void wait(at::Device device) {
+  if (device.is_cuda()) at::accelerator::synchronizeDevice(device.index());
+}
+
+double seconds_of(at::Device device, const std::function<void()>& work) {
+  wait(device);
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  wait(device);
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+// Seconds of one call, over enough of them that the clocks are those of sustained work.
+double sustained(at::Device device, const std::function<void()>& work) {
+  work();
+  const double once = seconds_of(device, work);
+  const int calls = static_cast<int>(std::clamp(0.2 / std::max(once, 1e-6), 1.0, 400.0));
+  return seconds_of(device, [&] {
+           for (int i = 0; i < calls; ++i) work();
+         }) / calls;
+}
+
+// HypeNet's released shapes: layers, hidden size, inner size, heads; a softmax layer is every fourth, the last of its four.
+std::string hypenet_config(const std::string& size) {
+  struct Shape {
+    int64_t layers, hidden, inner, heads;
+  };
+  static const std::map<std::string, Shape> kSizes = {{"2b", {28, 2048, 6144, 16}}, {"5b", {36, 2560, 9728, 32}}, {"9b", {36, 4096, 12288, 32}}};
+  const auto found = kSizes.find(size);
+  if (found == kSizes.end()) fail("--model must be 2b, 5b, 9b or a config.json, got ", size);
+  const Shape& s = found->second;
+  nlohmann::json config = {{"model_type", "hypenet"},         {"vocab_size", 151936},          {"hidden_size", s.hidden},
+                           {"intermediate_size", s.inner},    {"num_hidden_layers", s.layers}, {"num_attention_heads", s.heads},
+                           {"num_key_value_heads", 8},        {"head_dim", 128},               {"rope_theta", 1e6},
+                           {"tie_word_embeddings", true},     {"attn_use_rope", false},        {"attn_use_output_gate", true},
+                           {"lightning_nh", s.heads},         {"lightning_nkv", s.heads},      {"lightning_head_dim", 128},
+                           {"lightning_use_qk_norm", true},   {"lightning_use_output_norm", true},
+                           {"lightning_use_output_gate", true}, {"attn_logits_scaling", "hype 900"}};
+  std::vector<std::string> types(static_cast<size_t>(s.layers), "lightning-attn");
+  for (size_t i = 3; i < types.size(); i += 4) types[i] = "attn";
+  config["mixer_types"] = types;
+  return config.dump();
+}
+
+Decoder random_model(const DecodeBench& bench) {
+  std::ifstream file(bench.model);
+  std::stringstream text;
+  text << file.rdbuf();
+  const std::string config = file ? text.str() : hypenet_config(bench.model);
+  const Architecture architecture = parse_architecture(config, bench.model);
+  NamedTensors weights;
+  for (const WeightSpec& spec : weight_specs(architecture)) {
+    at::Tensor w = at::empty(spec.shape, at::TensorOptions(bench.device).dtype(at::kBFloat16));
+    if (spec.init == WeightSpec::Init::kNormal) w.normal_(0.0, architecture.initializer_range);
+    else w.fill_(spec.init == WeightSpec::Init::kOnes ? 1.0 : 0.0);
+    weights.set(spec.name, w);
+  }
+  return Decoder(architecture, std::move(weights));
+}
+
+std::vector<int32_t> random_ids(const Decoder& decoder, int64_t count) {
+  const at::Tensor ids = at::randint(decoder.architecture().vocab_size, {count}, at::kInt);
+  return {ids.const_data_ptr<int32_t>(), ids.const_data_ptr<int32_t>() + count};
+}
+
+double peak_gb(at::Device device) {
+  if (!device.is_cuda()) return 0;
+  const auto stats = at::accelerator::getDeviceStats(device.index());
+  return static_cast<double>(stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak) / 1e9;
+}
+
+// [rows, in] x [out, in]^T of all the model's projections: shape -> how many.
+std::map<std::pair<int64_t, int64_t>, int64_t> projections(const Decoder& decoder) {
+  std::map<std::pair<int64_t, int64_t>, int64_t> shapes;
+  for (const auto& [name, weight] : decoder.weights()) {
+    if (weight.dim() == 2 && name != "model.embed_tokens.weight" && name != "lm_head.weight") ++shapes[{weight.size(0), weight.size(1)}];
+  }
+  return shapes;
+}
+
+double product_seconds(const Decoder& decoder, int64_t tokens, int64_t chunk) {
+  const at::TensorOptions options = at::TensorOptions(decoder.device()).dtype(decoder.dtype());
+  double seconds = 0;
+  for (const int64_t rows : {std::min(chunk, tokens), tokens % chunk}) {
+    if (rows == 0) continue;
+    const double times = rows == chunk ? static_cast<double>(tokens / chunk) : 1;
+    for (const auto& [shape, count] : projections(decoder)) {
+      const at::Tensor x = at::randn({rows, shape.second}, options), w = at::randn({shape.first, shape.second}, options);
+      const at::Tensor y = at::empty({rows, shape.first}, options), wt = w.t();
+      at::Tensor out = y;
+      seconds += times * static_cast<double>(count) * sustained(decoder.device(), [&] { at::mm_out(out, x, wt); });
+    }
+    if (tokens < chunk) break;
+  }
+  return seconds;
+}
+
+double attention_seconds(const Decoder& decoder, int64_t tokens, int64_t chunk) {
+  const at::TensorOptions options = at::TensorOptions(decoder.device()).dtype(decoder.dtype());
+  const std::vector<int64_t> layers = decoder.architecture().softmax_layers();
+  if (layers.empty()) return 0;
+  const SoftmaxShape& s = decoder.architecture().layers[static_cast<size_t>(layers[0])].softmax;
+  LayerCache cache;
+  cache.k = at::randn({tokens, s.kv_heads, s.head_dim}, options);
+  cache.v = at::randn({tokens, s.kv_heads, s.head_dim}, options);
+  double seconds = 0;
+  for (int64_t begin = 0; begin < tokens; begin += chunk) {
+    const int64_t count = std::min(chunk, tokens - begin);
+    const at::Tensor q = at::randn({count, s.heads, s.head_dim}, options), k = at::randn({count, s.kv_heads, s.head_dim}, options);
+    const auto attend = [&] { attend_cached(q, k, k, cache, begin, tokens, s.window); };
+    attend();
+    seconds += seconds_of(decoder.device(), attend) * static_cast<double>(layers.size());
+  }
+  return seconds;
+}
+
+void measure_prefill(const DecodeBench& bench, const Decoder& decoder) {
+  const int64_t chunk = bench.chunk > 0 ? bench.chunk : prefill_chunk_of(bench.tokens, 32768);
+  const std::vector<int32_t> ids = random_ids(decoder, bench.tokens);
+  PrefixPrefill prefill(decoder);
+  DecoderCache cache;
+  cache.capacity = bench.tokens + 128;
+  double seconds[2];
+  for (double& time : seconds) {
+    cache.length = 0;
+    for (LayerCache& layer : cache.layers) layer.state = at::Tensor();
+    time = seconds_of(bench.device, [&] { prefill.run(ids, {0, chunk, 0, {}}, cache); });
+  }
+  const double peak = peak_gb(bench.device);
+  const double products = product_seconds(decoder, bench.tokens, chunk), attention = attention_seconds(decoder, bench.tokens, chunk);
+  say(concat("prefill of ", bench.tokens, " tokens in chunks of ", chunk, ": ", fixed(seconds[1], 3), " s (the first time ", fixed(seconds[0], 3),
+             "), ", fixed(static_cast<double>(bench.tokens) / seconds[1], 0), " tokens a second; products alone ", fixed(products, 3),
+             " s, attention alone ", fixed(attention, 3), " s; ratio ", fixed(seconds[1] / (products + attention), 3), "; peak ", fixed(peak, 1), " GB"));
+  if (bench.tokens < 65536) return;
+  BatchDecoder batch(decoder, 1, bench.tokens + 256, true);
+  DecoderCache slot = batch.prefill_cache(0);
+  batch.start(0, slot, prefill.run(ids, {0, chunk, 0, {}}, slot));
+  for (int i = 0; i < 4; ++i) batch.step();
+  const double step = seconds_of(bench.device, [&] {
+    for (int64_t i = 0; i < bench.steps; ++i) batch.step();
+  });
+  say(concat("decode behind ", bench.tokens, " tokens, batch 1: ", fixed(1e3 * step / static_cast<double>(bench.steps), 3), " ms a token",
+             batch.why_not_recorded().empty() ? ", recorded" : ", launched: " + batch.why_not_recorded()));
+}
+
+// A slot that holds `length` tokens of noise.
+void fill_slot(BatchDecoder& batch, const Decoder& decoder, int64_t slot, int64_t length) {
+  DecoderCache cache = batch.prefill_cache(slot);
+  for (size_t i = 0; i < cache.layers.size(); ++i) {
+    LayerCache& layer = cache.layers[i];
+    if (layer.k.defined()) {
+      layer.k.normal_();
+      layer.v.normal_();
+    } else {
+      const LightningShape& s = decoder.architecture().layers[i].lightning;
+      layer.state = at::randn({s.heads, s.head_dim, s.head_dim}, at::TensorOptions(decoder.device()).dtype(at::kFloat));
+    }
+  }
+  cache.length = length;
+  batch.start(slot, cache, at::randn({1, decoder.architecture().hidden_size}, at::TensorOptions(decoder.device()).dtype(decoder.dtype())));
+}
+
+struct Decoded {
+  double ms = 0;
+  std::vector<std::vector<int64_t>> tokens;
+  std::string why_not;
+};
+
+Decoded decode(const DecodeBench& bench, const Decoder& decoder, int64_t slots, bool record) {
+  BatchDecoder batch(decoder, slots, bench.prompt + bench.steps + 64, record);
+  at::manual_seed(5);
+  for (int64_t slot = 0; slot < slots; ++slot) fill_slot(batch, decoder, slot, bench.prompt - slot % 7);
+  Decoded made;
+  made.why_not = batch.why_not_recorded();
+  for (int i = 0; i < 8; ++i) made.tokens.push_back(batch.step());
+  const int64_t steps = record ? bench.steps : std::min<int64_t>(bench.steps, 8);
+  made.ms = 1e3 / static_cast<double>(steps) * seconds_of(bench.device, [&] {
+              for (int64_t i = 0; i < steps; ++i) made.tokens.push_back(batch.step());
+            });
+  return made;
+}
+
+}  // namespace
+
+void run(const DecodeBench& bench) {
+  const c10::InferenceMode no_autograd;
+  at::globalContext().setDeterministicAlgorithms(true, false);  // as the programs do
+  at::globalContext().setDeterministicFillUninitializedMemory(false);
+  at::manual_seed(1);
+  const Decoder decoder = random_model(bench);
+  int64_t bytes = 0;
+  for (const auto& [name, weight] : decoder.weights()) bytes += static_cast<int64_t>(weight.nbytes());
+  const at::Tensor from = at::randint(256, {std::min<int64_t>(bytes / 4, 1 << 30)}, at::TensorOptions(bench.device).dtype(at::kByte));
+  at::Tensor to = at::empty_like(from);
+  const double copy = 2.0 * static_cast<double>(from.numel()) / sustained(bench.device, [&] { to.copy_(from); });
+  to = at::Tensor();
+  say(concat(bench.model, ": ", fixed(static_cast<double>(bytes) / 1e9, 2), " GB of weights, a copy runs at ", fixed(copy / 1e12, 2),
+             " TB/s: reading them takes ", fixed(1e3 * static_cast<double>(bytes) / copy, 3), " ms"));
+  if (bench.tokens > 0) measure_prefill(bench, decoder);
+  for (const int64_t slots : bench.batches) {
+    const Decoded launched = decode(bench, decoder, slots, false), recorded = decode(bench, decoder, slots, true);
+    for (size_t i = 0; i < launched.tokens.size(); ++i) {
+      if (launched.tokens[i] != recorded.tokens[i]) fail_run("batch ", slots, ": step ", i, " gave other tokens recorded than launched");
+    }
+    say(concat("decode behind ", bench.prompt, " tokens, batch ", slots, ": ", fixed(recorded.ms, 3), " ms a step ",
+               recorded.why_not.empty() ? "recorded" : "launched (" + recorded.why_not + ")", ", ", fixed(launched.ms, 3), " ms launched; same ",
+               launched.tokens.size(), " tokens each"));
+  }
+}
+
+}  // namespace qkr::bench
