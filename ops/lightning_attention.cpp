@@ -7,6 +7,7 @@
 #include "ops/check.h"
 #include "ops/lightning_attention_composite.h"
 #include "ops/registration.h"
+#include "ops/schema_handle.h"
 
 namespace qkr {
 namespace {
@@ -21,26 +22,21 @@ constexpr const char* kStepOp = "lightning_attention_step_";
 
 LightningResult call(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& slopes, const Tensor& cu_seqlens,
                      const OptionalTensor& initial_state, double scale, bool accurate, bool with_state) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("qk_restore::lightning_attention", "").typed<decltype(call)>();
-  return op.call(q, k, v, slopes, cu_seqlens, initial_state, scale, accurate, with_state);
+  return schema_handle<"qk_restore::lightning_attention", decltype(call)>().call(q, k, v, slopes, cu_seqlens, initial_state,
+                                                                                 scale, accurate, with_state);
 }
 
 LightningGrads call_grad(const Tensor& grad_o, const OptionalTensor& grad_state, const Tensor& q, const Tensor& k,
                          const Tensor& v, const Tensor& slopes, const Tensor& cu_seqlens,
                          const OptionalTensor& initial_state, double scale, bool accurate) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("qk_restore::_lightning_attention_bwd", "")
-                             .typed<decltype(call_grad)>();
-  return op.call(grad_o, grad_state, q, k, v, slopes, cu_seqlens, initial_state, scale, accurate);
+  return schema_handle<"qk_restore::_lightning_attention_bwd", decltype(call_grad)>().call(
+      grad_o, grad_state, q, k, v, slopes, cu_seqlens, initial_state, scale, accurate);
 }
 
 Tensor call_step(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& slopes, const Tensor& state,
                  double scale) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("qk_restore::lightning_attention_step_", "")
-                             .typed<decltype(call_step)>();
-  return op.call(q, k, v, slopes, state, scale);
+  return schema_handle<"qk_restore::lightning_attention_step_", decltype(call_step)>().call(q, k, v, slopes, state,
+                                                                                           scale);
 }
 
 // As check_shape, where a size may be a symbol.
