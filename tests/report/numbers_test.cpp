@@ -6,6 +6,7 @@
 #include <set>
 
 #include "tests/report/run_folder.h"
+#include "trainer/report/figures.h"
 
 namespace qkr {
 namespace {
@@ -169,13 +170,89 @@ TEST(Numbers, DepthMapCountsEachPromptInOneBand) {
   dir.write("run/config.yaml", kConfig);
   dir.write("run/probe.jsonl", lines(rows));
   const std::string body = body_of(render_report(dir / "run"));
-  EXPECT_EQ(count_of(body, "<g><title>"), 10u);
+  EXPECT_EQ(count_of(body, "<g><title>"), 11u);  // and all depths together
   EXPECT_NE(body.find("<title>niah_single_1, 4,096 tokens, depth 0–9%: 3 of 5 found (60%, 95% interval 23.1% to 88.2%)</title>"),
             std::string::npos);
   EXPECT_NE(body.find("depth 90–100%: 2 of 5 found"), std::string::npos);
   EXPECT_EQ(count_of(body, ">3/5</text>"), 5u);
   EXPECT_EQ(count_of(body, ">2/5</text>"), 5u);
+  EXPECT_NE(body.find("all depths: 25 of 50 found (50%, 95% interval 36.6% to 63.4%)"), std::string::npos);
   EXPECT_NE(body.find(">4K</text>"), std::string::npos);
+}
+
+// One band loses 6 of 6, one 5 of 6, one nothing: p = .031, .062, 1. By itself the first is significant; of three cells, by Holm's
+// rule, none; with ten prompts (p = .002) it stays.
+TEST(Numbers, DifferenceMapMarksWhatIsSignificant) {
+  const TmpDir dir;
+  dir.write("run/config.yaml", kConfig);
+  const auto body_for = [&](int in_first) {
+    std::vector<Json> rows;
+    const auto add = [&](int index, double depth, bool before, bool after) {
+      for (const auto& [stage, hit] : {std::pair("start", before), std::pair("end", after)}) {
+        rows.push_back(probe_row(stage, stage == std::string("end") ? 5 : 0, "niah_single_1", 4096, index, hit));
+        rows.back()["depth"] = depth;
+      }
+    };
+    int index = 0;
+    for (int i = 0; i < in_first; ++i) add(index++, 10, true, false);
+    for (int i = 0; i < 6; ++i) add(index++, 30, true, i == 0);
+    for (int i = 0; i < 6; ++i) add(index++, 50, true, true);
+    dir.write("run/probe.jsonl", lines(rows));
+    return body_of(render_report(dir / "run"));
+  };
+  const std::string body = body_for(6);
+  EXPECT_NE(body.find("niah_single_1, 4,096 tokens, depth 0–19%: −100.0 points over 6 prompts (6 lost, 0 gained, 95% interval −100.0 to −44.8, "
+                      "McNemar p 0.031, significant by itself)"),
+            std::string::npos) << body.substr(body.find("−100.0 points over"), 300);
+  EXPECT_EQ(count_of(body, ">−100*</text>"), 1u);
+  EXPECT_EQ(count_of(body, ">−83</text>"), 1u);
+  EXPECT_EQ(count_of(body, ">0</text>"), 1u);
+  EXPECT_EQ(count_of(body, ">−61*</text>"), 1u);  // all depths
+  EXPECT_EQ(count_of(body, "class=\"ring\""), 0u);
+  const std::string sure = body_for(10);
+  EXPECT_EQ(count_of(sure, "class=\"ring\""), 1u);
+  EXPECT_NE(sure.find("McNemar p 0.002, significant over all cells of the map)"), std::string::npos);
+}
+
+// alpha / 4, / 3, / 2: the first that fails ends it.
+TEST(Numbers, HolmAsInItsDefinition) {
+  EXPECT_EQ(holm({0.01, 0.04, 0.03, 0.005}), (std::vector<bool>{true, false, false, true}));  // Holm 1979's example as textbooks give it
+  EXPECT_EQ(holm({0.013, 0.016, 0.024, 0.049}), (std::vector<bool>{false, false, false, false}));
+  EXPECT_EQ(holm({0.012, 0.016, 0.024, 0.049}), (std::vector<bool>{true, true, true, true}));
+  EXPECT_TRUE(holm({}).empty());
+}
+
+// The second reading of the same prompts has a table of its own and is counted nowhere else.
+TEST(Numbers, TwoReadingsAreNotAddedUp) {
+  const TmpDir dir;
+  std::vector<Json> rows;
+  add_cell(rows, "end", 5, "niah_single_1", 4096, 10, [](int i) { return i < 8; });
+  for (int i = 0; i < 10; ++i) {
+    Json row = rows[static_cast<size_t>(i)];
+    row["reading"] = "teacher_forced";
+    row["hit"] = i < 3;
+    rows.push_back(row);
+  }
+  dir.write("run/config.yaml", kConfig);
+  dir.write("run/probe.jsonl", lines(rows));
+  const std::string body = body_of(render_report(dir / "run"));
+  EXPECT_NE(body.find("Recall 80% after SFT"), std::string::npos);
+  EXPECT_NE(body.find("By the second reading"), std::string::npos);
+  EXPECT_NE(body.find("3 of 10 found"), std::string::npos);
+  EXPECT_NE(body.find("reading generate, mode base; reading teacher_forced, mode base"), std::string::npos);
+  dir.write("run/probe.jsonl", lines({rows.begin() + 10, rows.end()}));  // alone it is what is scored
+  EXPECT_NE(body_of(render_report(dir / "run")).find("Recall 30% after SFT"), std::string::npos);
+}
+
+TEST(Numbers, StagesBetweenTheStepsHaveNames) {
+  const TmpDir dir;
+  std::vector<Json> rows;
+  for (const std::string stage : {"step-40", "step-40-restored"}) add_cell(rows, stage, 40, "niah_single_1", 4096, 2, [](int i) { return i < 1; });
+  dir.write("run/config.yaml", kConfig);
+  dir.write("run/probe.jsonl", lines(rows));
+  const Json stages = data_of(render_report(dir / "run"))["recall"]["stages"];
+  EXPECT_EQ(stages[0]["label"], "step 40");
+  EXPECT_EQ(stages[1]["label"], "step 40, restored");
 }
 
 TEST(Numbers, RestoredLayersShowEveryField) {

@@ -169,6 +169,7 @@ TEST(Page, ShowsWhatAutoTried) {
   Json tried = {{"chosen", "plain"}, {"best", "plain"}, {"held_out_rows", 32}, {"max_loss_increase", 0.02},
                 {"candidates", {candidate("none", "worse than the best", 0.685), candidate("plain", "chosen", 0.695),
                                 {{"candidate", "procrustes-head"}, {"standing", "refused"}, {"reason", "gains <differ>"}}}},
+                {"lost", {{"verdict", "nothing lost"}, {"text", "nothing was lost by <fine-tuning>"}}},
                 {"other_half", {{"none", share}, {"chosen", share}, {"difference", 0.25}, {"difference_low", 0.01}, {"difference_high", 0.5}, {"p", 0.031}}}};
   const auto body = [&] {
     dir.write("run/restore.json", Json({{"method", "plain"}, {"auto", tried}, {"layers", {{{"layer", 0}, {"mu", 0.5}}}}, {"selected_layers", "linear"}}).dump());
@@ -176,9 +177,9 @@ TEST(Page, ShowsWhatAutoTried) {
   };
   const std::string page = body();
   for (const char* text : {"Of the candidates, plain was chosen.", ">none</th>", "<td class=\"num\">0.685</td>", "+1.5%", "75.0% [30.1%, 95.4%]",
-                           "−25.0 [−50.0, +12.5]", "refused: gains &lt;differ&gt;", "32 rows that were not trained on, which may rise by 2 %",
+                           "−25.0 [−50.0, +12.5]", "refused: gains &lt;differ&gt;", "Before any restore: nothing was lost by &lt;fine-tuning&gt;.", "32 rows that were not trained on, which may rise by 2 %",
                            "none 75.0% [30.1%, 95.4%], plain 75.0% [30.1%, 95.4%]: +25.0 [+1.0, +50.0] points, McNemar p 0.031",
-                           "<dt>layers</dt><dd>1</dd>", "<dt>selected layers</dt><dd>linear</dd>"}) {
+                           "<dt>layers</dt><dd>1 (0)</dd>", "<dt>selected layers</dt><dd>linear</dd>"}) {
     EXPECT_NE(page.find(text), std::string::npos) << text << "\n" << page.substr(page.find("What was restored"));
   }
   EXPECT_EQ(page.find("softmax layers"), std::string::npos);
@@ -188,6 +189,25 @@ TEST(Page, ShowsWhatAutoTried) {
     tried = broken;
     EXPECT_NE(body().find("What was restored"), std::string::npos);
   }
+}
+
+// Whatever was selected is what the page says.
+TEST(Page, SaysWhichLayersAndPartsWentBack) {
+  const TmpDir dir;
+  dir.write("run/config.yaml", kConfig);
+  const auto body = [&](const Json& restore) {
+    dir.write("run/restore.json", restore.dump());
+    return body_of(render_report(dir / "run"));
+  };
+  const auto layer = [](int number, const char* type) { return Json{{"layer", number}, {"type", type}, {"written", {"a", "b"}}}; };
+  EXPECT_NE(body({{"method", "procrustes"}, {"parts", "qk"}, {"layers", {layer(3, "softmax"), layer(7, "softmax")}}})
+                .find("<p>procrustes put back W_Q and W_K in the layers 2 softmax (3, 7): 4 tensors.</p>"), std::string::npos);
+  const std::string wide = body({{"method", "plain"}, {"parts", "o"}, {"layers", {layer(0, "linear"), layer(1, "linear"), layer(2, "linear"), layer(3, "softmax")}}});
+  EXPECT_NE(wide.find("<p>plain put back W_O in the layers 3 linear (0 to 2) and 1 softmax (3): 8 tensors.</p>"), std::string::npos);
+  EXPECT_NE(wide.find("<dt>parts</dt><dd>W_O</dd>"), std::string::npos);
+  EXPECT_NE(body({{"method", "plain"}, {"parts", "norms"}, {"layers", {layer(3, "softmax")}}}).find("put back the norms’ gains in"), std::string::npos);
+  EXPECT_NE(body({{"method", "plain"}, {"layers", {{{"layer", 4}, {"written", {"a"}}}}}}).find("<p>plain put back the layers 1 (4): 1 tensor.</p>"), std::string::npos);
+  EXPECT_EQ(body({{"method", "none"}, {"layers", {layer(3, "softmax")}}}).find("put back W"), std::string::npos);
 }
 
 TEST(Page, RefusesWhatIsNoRun) {

@@ -24,6 +24,7 @@ std::string label_of(const std::string& kind, int64_t step) {
   if (kind == "start") return "before SFT";
   if (kind == "end") return "after SFT";
   if (kind == "restored") return "restored";
+  if (starts_with(kind, "step")) return concat("step ", group_digits(step), ends_with(kind, "-restored") ? ", restored" : "");
   return concat(kind, " ", group_digits(step));
 }
 

@@ -18,11 +18,6 @@ using html::Heading;
 constexpr size_t kMissedRows = 200;         // a stage's list of missed prompts
 constexpr size_t kPredictionCharacters = 160;
 
-std::string capital(std::string text) {
-  if (!text.empty() && text[0] >= 'a' && text[0] <= 'z') text[0] = static_cast<char>(text[0] - 'a' + 'A');
-  return text;
-}
-
 Cell num(std::string text, std::string css = {}) { return {.html = std::move(text), .numeric = true, .css = std::move(css)}; }
 
 void add_rate(std::vector<Cell>& cells, const Rate& rate) {
@@ -114,18 +109,23 @@ std::string differences(const Recall& recall) {
 
 std::string depth_maps(const Recall& recall) {
   if (!recall.has_depths() || recall.main_stages().empty()) return "";
+  const std::vector<Comparison> pairs = comparisons(recall);
   std::vector<html::Panel> panels;
   for (const std::string& task : recall.tasks()) {
     std::string maps = "<div class=\"maps\">\n";
-    for (const size_t stage : recall.main_stages()) {
-      maps += concat("<figure><figcaption>", escape(capital(recall.stages()[stage].label)), "</figcaption>\n",
-                     "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Depth map of ",
-                     escape(task + ", " + recall.stages()[stage].label), "\">", depth_map_svg(recall, stage, task), "</div></figure>\n");
+    for (const size_t stage : recall.main_stages()) maps += depth_map(recall, stage, task);
+    maps += "</div>\n";
+    if (!pairs.empty()) {
+      maps += concat("<p class=\"hint\">Paired differences of the same cells, in points. ", difference_key(), "</p>\n<div class=\"maps\">\n");
+      for (const Comparison& pair : pairs) maps += difference_map(recall, pair, task);
+      maps += "</div>\n<p class=\"hint\">* McNemar’s p is below 0.05 for the cell by itself; outlined: also by Holm’s rule over all cells of "
+              "the map.</p>\n";
     }
-    panels.push_back({task, maps + "</div>\n"});
+    panels.push_back({task, maps});
   }
   return concat("<h3>Where in the text</h3>\n<p class=\"hint\">Rows: how deep the needle lies in the context. Columns: length. Each cell: "
-                "found / prompts. ", colour_key_svg(), "</p>\n", html::tabs("depth", "Task", panels));
+                "found / prompts. ", recall_key(), "</p>\n<p class=\"hint scripted\">Point at a cell, or go through a map with the arrow keys, "
+                "for its numbers in words.</p>\n", html::tabs("depth", "Task", panels));
 }
 
 std::string during_training(const Recall& recall) {
@@ -158,16 +158,18 @@ std::string during_training(const Recall& recall) {
 // Each way of measuring that the rows name, so that rates of different kinds are not read as one.
 std::string how_measured(const RunData& run) {
   std::set<std::string> ways, texts;
-  for (const ProbeRow& row : run.probe) {
+  const auto add = [&](const ProbeRow& row) {
     std::vector<std::string> parts;
     if (!row.reading.empty()) parts.push_back("reading " + row.reading);
     if (!row.mode.empty()) parts.push_back("mode " + row.mode);
     if (!parts.empty()) ways.insert(join(parts));
-    if (row.haystack.empty()) continue;
+    if (row.haystack.empty()) return;
     const std::string digest = row.haystack_sha256.substr(0, 12);
     texts.insert(concat("haystack ", row.haystack, digest.empty() ? "" : concat(" (SHA-256 ", digest, "…)"),
                         row.sentence_rule.empty() ? "" : ", sentences by " + row.sentence_rule));
-  }
+  };
+  for (const ProbeRow& row : run.probe) add(row);
+  for (const ProbeRow& row : run.forced) add(row);
   std::vector<std::string> all(ways.begin(), ways.end());
   all.insert(all.end(), texts.begin(), texts.end());
   return all.empty() ? "" : concat("<p class=\"hint\">Measured by: ", escape(join(all, "; ")), ".</p>\n");
@@ -209,8 +211,13 @@ std::string recall_section(const RunData& run, const Recall& recall) {
           ? ""
           : concat("<p class=\"hint\">Share of the prompts whose answer was found, with Wilson’s 95% interval (in percent).</p>\n",
                    rate_table(recall));
+  const Recall forced(run.forced);
+  const std::string second = forced.main_stages().empty()
+                                 ? ""
+                                 : concat("<h3>By the second reading</h3>\n<p class=\"hint\">The same prompts teacher-forced: found if every token of "
+                                          "the answer is the most likely one. It counts nowhere else on this page.</p>\n", rate_table(forced));
   return concat("<section aria-labelledby=\"recall\">\n<h2 id=\"recall\">Recall</h2>\n", how_measured(run), rates,
-                differences(recall), depth_maps(recall), during_training(recall), "</section>\n");
+                differences(recall), depth_maps(recall), second, during_training(recall), "</section>\n");
 }
 
 std::string missed_section(const Recall& recall) {

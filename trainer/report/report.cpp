@@ -89,7 +89,7 @@ std::string render_report(const std::filesystem::path& run_folder) {
       html::escape(run.name), " – qk-restore</title>\n<style>\n", uplot_css, "\n", page_css,
       "</style>\n<script>document.documentElement.className = 'js';</script>\n</head>\n<body>\n"
       "<button type=\"button\" id=\"theme\" class=\"scripted\">Theme: auto</button>\n<main>\n",
-      masthead(run, recall), recall_section(run, recall), training_section(run), restore_section(run), missed_section(recall),
+      masthead(run, recall), recall_section(run, recall), heads_section(HeadMap(run.heads)), training_section(run), restore_section(run), missed_section(recall),
       config_section(run), "</main>\n<script type=\"application/json\" id=\"data\">", html::script_json(data), "</script>\n<script>\n",
       uplot_js, "\n</script>\n<script>\n", page_js, "</script>\n</body>\n</html>\n");
 }

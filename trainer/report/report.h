@@ -7,7 +7,7 @@
 
 namespace qkr {
 
-// Reads config.yaml (needed) and log.jsonl, probe.jsonl, restore.json, summary.json (each may be absent, or end in a torn line:
+// Reads config.yaml (needed) and log.jsonl, probe.jsonl, heads.jsonl, restore.json, summary.json (each may be absent, or end in a torn line:
 // the page then says so) and returns the page. It is a function of the folder's name and files alone: no clock, no locale.
 // Error (bad input) if the folder or its config.yaml cannot be read.
 std::string render_report(const std::filesystem::path& run_folder);

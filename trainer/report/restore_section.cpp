@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <functional>
+#include <string_view>
+#include <utility>
 
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
@@ -114,31 +116,92 @@ std::string meanings(const std::vector<Column>& columns) {
                               "digits.</p>\n<dl class=\"facts glossary\">\n", list, "</dl>\n"));
 }
 
+std::string text_of(const Json& object, const char* key) {
+  const auto found = object.find(key);
+  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
+// "1, 3, 8 to 11"
+std::string layer_list(const std::vector<int64_t>& layers) {
+  std::vector<std::string> runs;
+  for (size_t i = 0; i < layers.size();) {
+    size_t end = i + 1;
+    while (end < layers.size() && layers[end] == layers[end - 1] + 1) ++end;
+    runs.push_back(end - i > 2 ? concat(layers[i], " to ", layers[end - 1]) : std::to_string(layers[i]));
+    i = end - i > 2 ? end : i + 1;
+  }
+  return join(runs);
+}
+
+// "2 softmax (1, 3) and 2 linear (0, 2)"; older files do not say which kind.
+std::string layers_text(const Json& layers) {
+  std::vector<std::pair<std::string, std::vector<int64_t>>> kinds;
+  for (const Json& layer : layers) {
+    const std::string kind = text_of(layer, "type");
+    auto found = std::find_if(kinds.begin(), kinds.end(), [&](const auto& known) { return known.first == kind; });
+    if (found == kinds.end()) found = kinds.insert(kinds.end(), {kind, {}});
+    const auto number = layer.find("layer");
+    if (number != layer.end() && number->is_number_integer()) found->second.push_back(number->get<int64_t>());
+  }
+  std::vector<std::string> texts;
+  for (const auto& [kind, numbers] : kinds) {
+    texts.push_back(concat(numbers.size(), kind.empty() ? "" : " " + kind, numbers.empty() ? "" : " (" + layer_list(numbers) + ")"));
+  }
+  return texts.empty() ? "none" : join(texts, " and ");
+}
+
+// As qk_restore.parts names them.
+std::string parts_text(const std::string& parts) {
+  if (parts == "norms") return "the norms’ gains";
+  if (parts == "gates") return "the gates";
+  if (parts == "mixer") return "all of the mixer";
+  std::vector<std::string> weights;
+  for (const char part : parts) {
+    if (std::string_view("qkvo").find(part) == std::string_view::npos) return parts;
+    weights.push_back(concat("W_", static_cast<char>(part - 'a' + 'A')));
+  }
+  return join(weights, " and ");
+}
+
+// "procrustes put back W_Q and W_K in 2 softmax layers (1, 3): 4 tensors."
+std::string what_was_done(const Json& restore, const std::string& method, const Json& layers) {
+  size_t tensors = 0;
+  for (const Json& layer : layers) {
+    const auto written = layer.find("written");
+    if (written != layer.end() && written->is_array()) tensors += written->size();
+  }
+  const std::string parts = text_of(restore, "parts");
+  if (method.empty() || method == "none" || tensors == 0) return "";
+  return concat("<p>", escape(method), " put back ", parts.empty() ? "" : escape(parts_text(parts)) + " in the layers ", parts.empty() ? "the layers " : "",
+                escape(layers_text(layers)), ": ", group_digits(static_cast<int64_t>(tensors)), tensors == 1 ? " tensor" : " tensors", ".</p>\n");
+}
+
 }  // namespace
 
 std::string restore_section(const RunData& run) {
   if (!run.restore.is_object()) return "";
-  std::string list, table, tried;
+  std::string list, table, tried, done;
   for (const auto& [key, value] : run.restore.items()) {
     if (key == "auto" && value.is_object()) {
       tried = auto_part(value);
-      continue;
-    }
-    if (key != "layers" || !value.is_array()) {
+    } else if (key == "parts" && value.is_string()) {
+      list += html::fact("parts", escape(parts_text(value.get<std::string>())));
+    } else if (key != "layers" || !value.is_array()) {
       list += html::json_fact(key, value);
-      continue;
+    } else {
+      Json layers = Json::array();
+      for (const Json& layer : value) {
+        if (layer.is_object()) layers.push_back(layer);
+      }
+      list += html::fact("layers", escape(layers_text(layers)));
+      done = what_was_done(run.restore, text_of(run.restore, "method"), layers);
+      const std::vector<Column> columns = columns_of(layers);
+      if (!columns.empty()) table = layer_table(layers, columns) + meanings(columns);
     }
-    Json layers = Json::array();
-    for (const Json& layer : value) {
-      if (layer.is_object()) layers.push_back(layer);
-    }
-    list += html::fact("layers", std::to_string(layers.size()));
-    const std::vector<Column> columns = columns_of(layers);
-    if (!columns.empty()) table = layer_table(layers, columns) + meanings(columns);
   }
   const std::string nothing =
       run.method == "none" && tried.empty() ? "<p>Nothing was put back: the method is none. What SFT changed was measured all the same.</p>\n" : "";
-  return concat("<section aria-labelledby=\"restored\">\n<h2 id=\"restored\">What was restored</h2>\n", nothing, tried,
+  return concat("<section aria-labelledby=\"restored\">\n<h2 id=\"restored\">What was restored</h2>\n", nothing, done, tried,
                 "<dl class=\"facts\">\n", list, "</dl>\n", table, "</section>\n");
 }
 

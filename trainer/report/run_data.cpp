@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <fstream>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <sstream>
 
@@ -203,6 +204,11 @@ RunData read_run(const fs::path& folder) {
   if (!fs::exists(folder / "summary.json")) run.notes.push_back("There is no summary.json: the run has not ended, or was killed.");
   run.log = read_log(folder / "log.jsonl", run.notes);
   run.probe = read_probe(folder / "probe.jsonl", run.notes);
+  const auto is_forced = [](const ProbeRow& row) { return row.reading == "teacher_forced"; };
+  if (!std::all_of(run.probe.begin(), run.probe.end(), is_forced)) {
+    std::copy_if(run.probe.begin(), run.probe.end(), std::back_inserter(run.forced), is_forced);
+    std::erase_if(run.probe, is_forced);
+  }
   run.heads = read_heads(folder / "heads.jsonl", run.notes);
   run.restore = read_object(folder / "restore.json", run.notes);
   run.model = find_text(run.summary, "model");

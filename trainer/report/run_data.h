@@ -30,12 +30,24 @@ struct ProbeRow {
   std::string stopped, mode, reading, haystack, haystack_sha256, sentence_rule;
 };
 
+// A row of heads.jsonl: how much of each head's attention fell on the needle of one prompt.
+struct HeadRow {
+  std::string stage;
+  int64_t step = 0;
+  std::string id, task;
+  int64_t length = 0;
+  std::vector<int64_t> layers;
+  std::vector<std::vector<double>> mass;  // a row a layer, a value a head: shares
+};
+
 struct RunData {
   std::string name;                 // of the folder
   std::string config_text;          // config.yaml as it is
   std::string model, method;        // from the summary, else restore.json, else config.yaml; "" if none says
   std::vector<LogRow> log;          // ascending steps; of a step logged twice (a resumed run), the later row
-  std::vector<ProbeRow> probe;      // in the file's order
+  std::vector<ProbeRow> probe;      // in the file's order; where there are two readings of the prompts, that which is scored
+  std::vector<ProbeRow> forced;     // the other one: teacher_forced
+  std::vector<HeadRow> heads;       // likewise; empty where nobody looked at heads
   nlohmann::ordered_json restore;   // null if there is none
   nlohmann::ordered_json summary;   // null if there is none
   std::vector<std::string> notes;   // what is missing or was left out: plain sentences for the reader

@@ -1,4 +1,4 @@
-// The page's behaviour: tabs, theme, curves. Everything else is HTML that stands without it.
+// The page's behaviour: tabs, theme, maps, curves. Everything else is HTML that stands without it.
 (function () {
   'use strict';
 
@@ -9,17 +9,19 @@
   // ---- tabs: one in the tab order, arrows move, as the ARIA pattern has it
   function setUpTabs(box) {
     const tabs = Array.from(box.querySelectorAll('[role="tab"]'));
-    const select = (chosen, focus) => {
+    const select = (chosen, byHand) => {
       for (const tab of tabs) {
         const on = tab === chosen;
         tab.setAttribute('aria-selected', String(on));
         tab.tabIndex = on ? 0 : -1;
         document.getElementById(tab.getAttribute('aria-controls')).hidden = !on;
       }
-      if (focus) chosen.focus();
+      if (!byHand) return;
+      chosen.focus();
+      history.replaceState(null, '', '#' + chosen.id);  // the address shows what the reader sees
     };
     tabs.forEach((tab, i) => {
-      tab.addEventListener('click', () => select(tab, false));
+      tab.addEventListener('click', () => select(tab, true));
       tab.addEventListener('keydown', (event) => {
         const last = tabs.length - 1;
         const to = {ArrowRight: i === last ? 0 : i + 1, ArrowLeft: i === 0 ? last : i - 1, Home: 0, End: last}[event.key];
@@ -28,7 +30,55 @@
         select(tabs[to], true);
       });
     });
-    if (tabs.length > 0) select(tabs[0], false);
+    const named = () => tabs.find((tab) => '#' + tab.id === location.hash);
+    addEventListener('hashchange', () => { if (named()) select(named(), false); });
+    if (tabs.length > 0) select(named() || tabs[0], false);
+  }
+
+  // ---- maps: what a cell's title says, under the map, for the mouse and for the arrow keys; and the map as a file
+  function setUpMap(svg) {
+    const cells = Array.from(svg.querySelectorAll('g')), columns = Number(svg.dataset.columns);
+    const figure = svg.closest('figure'), words = document.createElement('p');
+    words.className = 'readout';
+    words.setAttribute('aria-live', 'polite');
+    figure.append(words);
+    let at = -1;
+    const show = (index) => {
+      if (at >= 0) cells[at].classList.remove('at');
+      at = index;
+      if (at >= 0) cells[at].classList.add('at');
+      words.textContent = at < 0 ? '' : cells[at].querySelector('title').textContent;
+    };
+    svg.addEventListener('pointerover', (event) => show(cells.indexOf(event.target.closest('g'))));
+    svg.addEventListener('pointerleave', () => show(-1));
+    const box = svg.closest('.scroll');
+    box.addEventListener('blur', () => show(-1));
+    box.addEventListener('keydown', (event) => {
+      const row = Math.max(0, Math.floor(at / columns)), column = Math.max(0, at % columns), last = columns - 1;
+      const to = {
+        ArrowRight: at < 0 ? 0 : row * columns + Math.min(last, column + 1), ArrowLeft: row * columns + Math.max(0, column - 1),
+        ArrowDown: at < 0 ? 0 : Math.min(cells.length - columns + column, at + columns), ArrowUp: Math.max(column, at - columns),
+        Home: row * columns, End: row * columns + last, Escape: -1,
+      }[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      show(to);
+      if (at >= 0) cells[at].scrollIntoView({block: 'nearest', inline: 'nearest'});
+    });
+    const save = document.createElement('button');
+    save.type = 'button';
+    save.className = 'save';
+    save.textContent = 'SVG';
+    save.title = 'Save this picture';
+    save.setAttribute('aria-label', 'Save as SVG: ' + svg.getAttribute('aria-label'));
+    save.addEventListener('click', () => {
+      const link = document.createElement('a');
+      link.href = URL.createObjectURL(new Blob([new XMLSerializer().serializeToString(svg)], {type: 'image/svg+xml'}));
+      link.download = svg.getAttribute('aria-label').replace(/[^A-Za-z0-9]+/g, '-').toLowerCase() + '.svg';
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    });
+    figure.querySelector('figcaption').append(save);
   }
 
   // ---- theme: auto follows the system; the choice is kept where the browser allows it
@@ -142,7 +192,7 @@
   // One line a task over the measurements up to the end of SFT; what was restored is another model and no point of the curve.
   function drawRecall() {
     const recall = data.recall, names = ['--accent', '--second', '--good', '--bad', '--soft'];
-    const at = recall.stages.map((stage, i) => i).filter((i) => recall.stages[i].stage !== 'restored');
+    const at = recall.stages.map((stage, i) => i).filter((i) => !recall.stages[i].stage.endsWith('restored'));
     draw('chart-recall', 220, {
       scales: {x: {time: false}, y: {range: [0, 100]}},
       axes: [stepAxis('step'), axis({label: '% found'})],
@@ -156,6 +206,7 @@
   }
 
   document.querySelectorAll('.tabbed').forEach(setUpTabs);
+  document.querySelectorAll('svg.map').forEach(setUpMap);
   drawTraining();
   drawRecall();
   setUpTheme();
