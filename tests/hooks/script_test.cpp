@@ -82,6 +82,11 @@ struct Write {
   int line = 3;
 };
 
+TEST_F(Scripts, KnowDtypes) {
+  Script script = make("def on_step(self):\n  return {\"x\": float(torch.full([], 0.1, dtype=torch.float64) + torch.zeros([1], dtype=torch.double)[0])}\n");
+  EXPECT_EQ(script.call(ScriptEvent::kStep, inputs).metrics[0].second, 0.1);
+}
+
 class ReadOnly : public Scripts, public testing::WithParamInterface<Write> {};
 
 // By whatever way a script may reach the memory: an alias, a view, an output argument, a list, an operator of the plugin.

@@ -16,7 +16,13 @@ using torch::jit::BuiltinModule;
 using torch::jit::SugaredValue;
 using torch::jit::SourceRange;
 
-// torch.ops.<library>.<operator>, which a source compiled without Python does not know of itself.
+// torch.float64, which a source compiled without Python does not know of itself either: in TorchScript a dtype is an int.
+constexpr std::pair<const char*, at::ScalarType> kDtypes[] = {
+    {"float64", at::kDouble}, {"double", at::kDouble}, {"float32", at::kFloat}, {"float", at::kFloat}, {"float16", at::kHalf}, {"half", at::kHalf},
+    {"bfloat16", at::kBFloat16}, {"int64", at::kLong}, {"long", at::kLong}, {"int32", at::kInt}, {"int", at::kInt}, {"int16", at::kShort},
+    {"int8", at::kChar}, {"uint8", at::kByte}, {"bool", at::kBool}};
+
+// torch.ops.<library>.<operator>, nor this.
 struct OpsName : SugaredValue {
   std::string kind() const override { return "torch.ops"; }
   std::shared_ptr<SugaredValue> attr(const SourceRange&, torch::jit::GraphFunction&, const std::string& library) override {
@@ -28,6 +34,9 @@ struct TorchName : BuiltinModule {
   TorchName() : BuiltinModule("aten") {}
   std::shared_ptr<SugaredValue> attr(const SourceRange& range, torch::jit::GraphFunction& method, const std::string& field) override {
     if (field == "ops") return std::make_shared<OpsName>();
+    for (const auto& [word, dtype] : kDtypes) {
+      if (field == word) return std::make_shared<torch::jit::SimpleValue>(method.graph()->insertConstant(static_cast<int64_t>(dtype), range));
+    }
     return BuiltinModule::attr(range, method, field);
   }
 };
@@ -127,8 +136,11 @@ std::string late_call_line(const torch::jit::Module& module, const std::string& 
                            ScriptPlace last) {
   const std::string limit = concat("must come back within ", config.timeout, config.timeout == 1 ? " second" : " seconds");
   if (last.file == "<string>") last.file = config.script;
-  if (last.line == 0) last = method_place(module, method, config.script);
-  const std::string what = stopped ? ", was stopped here" : ", is left behind in what follows its last tensor operation, which is here";
+  const char* what = stopped ? ", was stopped here" : ", is left behind in what follows its last tensor operation, which is here";
+  if (last.line == 0) {
+    last = method_place(module, method, config.script);
+    what = ", is left behind before its first tensor operation";
+  }
   return place_text(last) + ": " + method + ": " + limit + what;
 }
 
