@@ -59,11 +59,11 @@ at::ScalarType model_dtype(const RunConfig& config);
 // probe of a step; `requests` is what they may set, to be carried out after the same step.
 struct OwnHooks {
   std::vector<std::unique_ptr<Hook>> hooks;
-  Requests requests;
+  Requests& requests;
 };
 
 // The whole run. Returns how it ended. On an Error the run's folder holds summary.json and a report of what there was.
-RunEnd train(Prepared prepared, Console& console, OwnHooks& own);
+RunEnd train(Prepared prepared, Console& console, OwnHooks own);
 
 // The probe's text side: haystack and items of a configuration.
 std::vector<NeedleItem> make_items(const ProbeConfigSection& config, const TextModel& text);

@@ -68,8 +68,8 @@ int run(const Options& options) {
   }
   qkr::listen_for_signals();
   qkr::Console console(std::cout, config.log.progress);
-  qkr::OwnHooks none;
-  const qkr::RunEnd end = qkr::train(std::move(prepared), console, none);
+  qkr::Requests requests;  // of the configuration's hooks alone
+  const qkr::RunEnd end = qkr::train(std::move(prepared), console, {{}, requests});
   return static_cast<int>(end == qkr::RunEnd::kFinished ? qkr::ExitCode::kDone : qkr::ExitCode::kStopped);
 }
 

@@ -169,7 +169,7 @@ void record_failure(const Prepared& p, const TrainState& state, const std::strin
 
 }  // namespace
 
-RunEnd train(Prepared p, Console& console, OwnHooks& own) {
+RunEnd train(Prepared p, Console& console, OwnHooks own) {
   const RunTimes times;
   const fs::path out = p.config.output;
   const at::ScalarType dtype = model_dtype(p.config);

@@ -1,0 +1,28 @@
+#include "trainer/apps/embed.h"
+
+#include "trainer/apps/process.h"
+#include "trainer/apps/session.h"
+
+namespace qkr {
+namespace {
+
+// Swallows everything; a run without an output stream writes here.
+class Nowhere : public std::streambuf {
+  int overflow(int character) override { return traits_type::not_eof(character); }
+};
+
+}  // namespace
+
+RunEnd fine_tune(FineTune& job) {
+  Nowhere nowhere;
+  std::ostream silent(&nowhere);
+  std::ostream& out = job.out != nullptr ? *job.out : silent;
+  check_config(job.config);
+  make_deterministic();
+  Prepared prepared = prepare(job.config, job.resume);
+  out << describe(prepared) << std::flush;
+  Console console(out, job.out != nullptr ? job.config.log.progress : "off");
+  return train(std::move(prepared), console, {std::move(job.hooks), job.requests});
+}
+
+}  // namespace qkr
