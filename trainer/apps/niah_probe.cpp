@@ -105,7 +105,8 @@ int main(int argc, char** argv) {
   app.add_flag("--resume", p.resume, "go on with --output: skip the prompts that it holds; another model, tokenizer, haystack or setting is refused");
   app.add_option("--seed", o.seed, "of keys, values and places");
   app.add_option("--max-new-tokens", o.max_new_tokens, "RULER: 128 (vt: 30)");
-  app.add_option("--prefill-chunk", o.prefill_chunk, "tokens of one prefill call");
+  app.add_option("--prefill-chunk", o.prefill_chunk, "tokens of one prefill call at most");
+  app.add_option("--batch", p.batch, "prompts that are decoded together; without it as many as fit, 32 at most")->check(CLI::Range(1, 1024));
   app.add_option("--device", p.device, "auto, cpu or cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   app.add_option("--dtype", p.dtype, "bfloat16 or float32")->check(CLI::IsMember({"bfloat16", "float32"}));
   app.add_option("--attn-logits-scaling", p.logits_scaling, "HypeNet: checkpoint, null, \"hype A\" or a factor");

@@ -12,6 +12,7 @@
 #include "trainer/io/atomic.h"
 #include "trainer/io/json_lines.h"
 #include "trainer/probe/codec.h"
+#include "trainer/probe/engine.h"
 #include "trainer/probe/generator.h"
 #include "trainer/probe/record.h"
 #include "trainer/probe/summary.h"
@@ -76,10 +77,12 @@ std::vector<ItemResult> probe_folder(const ProbeFolderOptions& options, Console&
     console.line(concat("probe ", options.model, " (model ", run.model, ", tokenizer ", run.tokenizer, "): ", left.size(), " prompts",
                         left.size() < items.size() ? concat(" of ", items.size(), ", the others are in ", options.output) : "", ", ", limit));
     if (!options.output.empty() && !rows) rows = std::make_unique<JsonLinesWriter>(options.output);
-    const int64_t chunk = options.section.prefill_chunk;
+    const EngineOptions engine{.prefill_chunk = options.section.prefill_chunk, .batch = options.batch};
+    EngineUse use;
     const std::vector<ItemResult> fresh = reading == "generate"
-                                              ? run_probe(left, greedy_text(decoder, chunk), codec, run, progress)
-                                              : run_teacher_forced(left, answer_reader(decoder, chunk), codec, run, progress);
+                                              ? run_probe(left, text_engine(decoder, engine, &use), codec, run, progress)
+                                              : run_teacher_forced(left, read_engine(decoder, engine, &use), codec, run, progress);
+    if (!fresh.empty()) console.line(use_text(use));
     results.insert(results.end(), fresh.begin(), fresh.end());
   }
   return results;

@@ -16,6 +16,7 @@ struct ProbeFolderOptions {
   std::string output;   // JSON lines; "": none
   bool resume = false;  // output may be there: what it holds is not measured again
   std::string device = "auto", dtype = "bfloat16", logits_scaling = "checkpoint";
+  int64_t batch = 0;  // prompts decoded together; 0: what fits
   std::string stage = "probe", reading = "generate";  // reading: generate, teacher_forced or both
   ProbeConfigSection section;
 };

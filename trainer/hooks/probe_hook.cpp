@@ -5,6 +5,7 @@
 
 #include "trainer/core/text.h"
 #include "trainer/io/json_lines.h"
+#include "trainer/probe/engine.h"
 #include "trainer/probe/generator.h"
 #include "trainer/probe/record.h"
 #include "trainer/probe/summary.h"
@@ -61,10 +62,13 @@ std::vector<ItemResult> RecallProbe::run(const std::string& stage, int64_t step,
     console_.status(progress_bar(done, total) + " probe " + stage + " " + std::to_string(done) + "/" + std::to_string(total) + ", " +
                     std::to_string(hits) + " found, last " + result.id + " in " + fixed(result.seconds, 2) + "s");
   };
-  if (config_.reading == "teacher_forced") {
-    return run_teacher_forced(items, answer_reader(decoder_, config_.prefill_chunk), codec_, options, progress);
-  }
-  return run_probe(items, greedy_text(decoder_, config_.prefill_chunk), codec_, options, progress);
+  const EngineOptions engine{.prefill_chunk = config_.prefill_chunk};
+  EngineUse use;
+  std::vector<ItemResult> measured = config_.reading == "teacher_forced"
+                                         ? run_teacher_forced(items, read_engine(decoder_, engine, &use), codec_, options, progress)
+                                         : run_probe(items, text_engine(decoder_, engine, &use), codec_, options, progress);
+  if (each && !measured.empty()) console_.line("  " + use_text(use));
+  return measured;
 }
 
 void RecallProbe::print_rates(const std::vector<ItemResult>& measured) {

@@ -43,13 +43,31 @@ Generator greedy_text(const Decoder& decoder, int64_t prefill_chunk) {
   };
 }
 
+void check_answer_place(const std::vector<int32_t>& ids, int64_t first) {
+  const int64_t length = static_cast<int64_t>(ids.size());
+  if (first < 1 || first >= length) fail("answer: must begin in 1 .. ", length - 1, ", got ", first);
+}
+
+void add_answer_scores(const Decoder& decoder, const at::Tensor& hidden, int64_t begin, const std::vector<int32_t>& ids, int64_t first,
+                       AnswerScore* score) {
+  const int64_t end = std::min(begin + hidden.size(0), static_cast<int64_t>(ids.size()) - 1);  // the last token predicts none of ids
+  const int64_t from = std::max(first - 1, begin);                                             // the position before an answer token predicts it
+  if (from >= end) return;
+  const at::Tensor head = decoder.weights().at(decoder.architecture().tied ? "model.embed_tokens.weight" : "lm_head.weight");
+  const at::Tensor targets = at::tensor(std::vector<int64_t>(ids.begin() + from + 1, ids.begin() + end + 1), at::kLong).to(hidden.device());
+  const at::Tensor positions = at::arange(from - begin, end - begin, targets.options());
+  const auto [logprob, rank] = answer_logprobs(hidden, head, positions, targets);
+  const at::Tensor logprobs = logprob.to(at::kDouble).cpu(), ranks = rank.cpu();
+  score->logprobs.insert(score->logprobs.end(), logprobs.const_data_ptr<double>(), logprobs.const_data_ptr<double>() + logprobs.numel());
+  score->ranks.insert(score->ranks.end(), ranks.const_data_ptr<int64_t>(), ranks.const_data_ptr<int64_t>() + ranks.numel());
+}
+
 AnswerReader answer_reader(const Decoder& decoder, int64_t prefill_chunk) {
   return [&decoder, prefill_chunk](const std::vector<int32_t>& ids, int64_t first) {
     const c10::InferenceMode no_autograd;
+    check_answer_place(ids, first);
     const int64_t length = static_cast<int64_t>(ids.size());
-    if (first < 1 || first >= length) fail("answer: must begin in 1 .. ", length - 1, ", got ", first);
     const at::Tensor tokens = at::tensor(ids, at::kLong).to(decoder.device());
-    const at::Tensor head = decoder.weights().at(decoder.architecture().tied ? "model.embed_tokens.weight" : "lm_head.weight");
     DecoderCache cache;
     cache.capacity = length;
     AnswerScore score;
@@ -57,13 +75,7 @@ AnswerReader answer_reader(const Decoder& decoder, int64_t prefill_chunk) {
       const int64_t count = std::min(prefill_chunk, length - 1 - begin);
       const at::Tensor hidden =
           decoder.forward(tokens.narrow(0, begin, count), Segments::continued(begin, count, decoder.device()), &cache);
-      const int64_t from = std::max(first - 1, begin);  // the position before an answer token predicts it
-      if (from >= begin + count) continue;
-      const at::Tensor positions = at::arange(from - begin, count, tokens.options());
-      const auto [logprob, rank] = answer_logprobs(hidden, head, positions, tokens.narrow(0, from + 1, begin + count - from));
-      const at::Tensor logprobs = logprob.to(at::kDouble).cpu(), ranks = rank.cpu();
-      score.logprobs.insert(score.logprobs.end(), logprobs.const_data_ptr<double>(), logprobs.const_data_ptr<double>() + logprobs.numel());
-      score.ranks.insert(score.ranks.end(), ranks.const_data_ptr<int64_t>(), ranks.const_data_ptr<int64_t>() + ranks.numel());
+      add_answer_scores(decoder, hidden, begin, ids, first, &score);
     }
     return score;
   };

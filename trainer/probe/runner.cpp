@@ -33,18 +33,14 @@ std::string stop_reason(const std::vector<int32_t>& so_far, std::vector<std::str
   return static_cast<int64_t>(so_far.size()) >= limit ? "length" : "";
 }
 
-ItemResult measure(const NeedleItem& item, const Generator& generate, const TextCodec& codec,
-                   const ProbeOptions& options) {
-  ItemResult result = result_of(item, options);
-  result.stopped = "generator";
-  std::vector<std::string> missing = result.outputs;
-  const auto begin = std::chrono::steady_clock::now();
-  std::vector<int32_t> ids = generate(item.ids, [&](const std::vector<int32_t>& so_far) {
-    const std::string reason = stop_reason(so_far, &missing, result.max_new_tokens, codec, options);
-    if (!reason.empty()) result.stopped = reason;
-    return !reason.empty();
-  });
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+// One item between its request and its result.
+struct Pending {
+  ItemResult result;
+  std::vector<std::string> missing;
+};
+
+ItemResult finished(ItemResult result, std::vector<int32_t> ids, double seconds, const TextCodec& codec) {
+  result.seconds = seconds;
   result.generated_tokens = static_cast<int64_t>(ids.size());
   if (result.stopped == "eos" && !ids.empty()) ids.pop_back();
   result.prediction = codec.decode(ids);
@@ -54,6 +50,16 @@ ItemResult measure(const NeedleItem& item, const Generator& generate, const Text
   result.hit = share == 1;
   result.is_null = cleaned.empty();
   return result;
+}
+
+TextEngine one_by_one(const Generator& generate) {
+  return [&generate](const std::vector<TextRequest>& requests) {
+    for (const TextRequest& request : requests) {
+      const auto begin = std::chrono::steady_clock::now();
+      std::vector<int32_t> ids = generate(*request.prompt, request.stop);
+      request.done(std::move(ids), std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    }
+  };
 }
 
 }  // namespace
@@ -84,20 +90,49 @@ ItemResult result_of(const NeedleItem& item, const ProbeOptions& options) {
   return result;
 }
 
+void InOrder::put(size_t index, ItemResult result) {
+  results_[index] = std::move(result);
+  there_[index] = true;
+  for (; reported_ < there_.size() && there_[reported_]; ++reported_) {
+    if (progress_) progress_(results_[reported_], static_cast<int64_t>(reported_ + 1), static_cast<int64_t>(results_.size()));
+  }
+}
+
+std::vector<ItemResult> InOrder::take() {
+  if (reported_ < results_.size()) fail_run("probe: the result of prompt ", reported_, " of ", results_.size(), " never came");
+  return std::move(results_);
+}
+
+std::vector<ItemResult> run_probe(const std::vector<NeedleItem>& items, const TextEngine& engine, const TextCodec& codec,
+                                  const ProbeOptions& options, const ProbeProgress& progress) {
+  if (options.max_new_tokens < 1)
+    fail("probe.max_new_tokens: must be at least 1, got ", options.max_new_tokens);
+  InOrder results(items.size(), progress);
+  std::vector<Pending> pending(items.size());
+  std::vector<TextRequest> requests;
+  for (size_t i = 0; i < items.size(); ++i) {
+    Pending& p = pending[i];
+    p.result = result_of(items[i], options);
+    p.result.stopped = "generator";
+    p.missing = p.result.outputs;
+    const auto stop = [&p, &codec, &options](const std::vector<int32_t>& so_far) {
+      const std::string reason = stop_reason(so_far, &p.missing, p.result.max_new_tokens, codec, options);
+      if (!reason.empty()) p.result.stopped = reason;
+      return !reason.empty();
+    };
+    const auto done = [&p, &codec, &results, i](std::vector<int32_t> made, double seconds) {
+      results.put(i, finished(std::move(p.result), std::move(made), seconds, codec));
+    };
+    requests.push_back({&items[i].ids, items[i].length, p.result.max_new_tokens, stop, done});
+  }
+  engine(requests);
+  return results.take();
+}
+
 std::vector<ItemResult> run_probe(const std::vector<NeedleItem>& items, const Generator& generate,
                                   const TextCodec& codec, const ProbeOptions& options,
                                   const ProbeProgress& progress) {
-  if (options.max_new_tokens < 1)
-    fail("probe.max_new_tokens: must be at least 1, got ", options.max_new_tokens);
-  std::vector<ItemResult> results;
-  results.reserve(items.size());
-  for (const NeedleItem& item : items) {
-    results.push_back(measure(item, generate, codec, options));
-    if (progress)
-      progress(results.back(), static_cast<int64_t>(results.size()),
-               static_cast<int64_t>(items.size()));
-  }
-  return results;
+  return run_probe(items, one_by_one(generate), codec, options, progress);
 }
 
 }  // namespace qkr

@@ -18,6 +18,17 @@ using StopRule = std::function<bool(const std::vector<int32_t>& so_far)>;
 using Generator =
     std::function<std::vector<int32_t>(const std::vector<int32_t>& prompt, const StopRule& stop)>;
 
+// A prompt of many that are continued together. `done` is called once, in whatever order they end, with what a Generator returns and
+// the seconds that this prompt's share took.
+struct TextRequest {
+  const std::vector<int32_t>* prompt = nullptr;
+  int64_t cell_length = 0;     // prompts of one cell are near this many tokens
+  int64_t max_new_tokens = 0;  // `stop` says so by then
+  StopRule stop;
+  std::function<void(std::vector<int32_t> made, double seconds)> done;
+};
+using TextEngine = std::function<void(const std::vector<TextRequest>&)>;
+
 struct ProbeOptions {
   std::string stage;  // "start", "end", "restored", "step-200"
   int64_t step = 0;   // optimizer steps done
@@ -61,8 +72,27 @@ ItemResult result_of(const NeedleItem& item, const ProbeOptions& options);
 // Called after every item; `done` of `total` are measured.
 using ProbeProgress = std::function<void(const ItemResult& result, int64_t done, int64_t total)>;
 
+// Results and their progress come in the order of the items, whatever order the engine takes.
+std::vector<ItemResult> run_probe(const std::vector<NeedleItem>& items, const TextEngine& engine, const TextCodec& codec,
+                                  const ProbeOptions& options, const ProbeProgress& progress = {});
+
+// One prompt after the other.
 std::vector<ItemResult> run_probe(const std::vector<NeedleItem>& items, const Generator& generate,
                                   const TextCodec& codec, const ProbeOptions& options,
                                   const ProbeProgress& progress = {});
+
+// Takes in results in any order and reports them in that of their items.
+class InOrder {
+ public:
+  InOrder(size_t count, const ProbeProgress& progress) : results_(count), there_(count, false), progress_(progress) {}
+  void put(size_t index, ItemResult result);
+  std::vector<ItemResult> take();  // all of them. Error: one never came
+
+ private:
+  std::vector<ItemResult> results_;
+  std::vector<bool> there_;
+  size_t reported_ = 0;
+  const ProbeProgress& progress_;
+};
 
 }  // namespace qkr

@@ -13,12 +13,8 @@
 namespace qkr {
 namespace {
 
-ItemResult measure(const NeedleItem& item, const AnswerReader& read, const TextCodec& codec, const ProbeOptions& options) {
-  ItemResult result = result_of(item, options);
-  const ForcedInput input = forced_input(item, codec);
-  const auto begin = std::chrono::steady_clock::now();
-  const AnswerScore score = read(input.ids, input.first);
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+ItemResult finished(ItemResult result, const AnswerScore& score, double seconds) {
+  result.seconds = seconds;
   result.answer_tokens = static_cast<int64_t>(score.ranks.size());
   if (score.ranks.empty()) fail_run(result.id, ": the answer must have a token, got none");
   result.answer_rank = *std::max_element(score.ranks.begin(), score.ranks.end());
@@ -62,17 +58,34 @@ ForcedInput forced_input(const NeedleItem& item, const TextCodec& codec) {
   return input;
 }
 
-std::vector<ItemResult> run_teacher_forced(const std::vector<NeedleItem>& items, const AnswerReader& read, const TextCodec& codec,
+std::vector<ItemResult> run_teacher_forced(const std::vector<NeedleItem>& items, const ReadEngine& engine, const TextCodec& codec,
                                            const ProbeOptions& options, const ProbeProgress& progress) {
   ProbeOptions forced = options;
   forced.reading = "teacher_forced";
-  std::vector<ItemResult> results;
-  results.reserve(items.size());
-  for (const NeedleItem& item : items) {
-    results.push_back(measure(item, read, codec, forced));
-    if (progress) progress(results.back(), static_cast<int64_t>(results.size()), static_cast<int64_t>(items.size()));
+  InOrder results(items.size(), progress);
+  std::vector<ForcedInput> inputs;
+  for (const NeedleItem& item : items) inputs.push_back(forced_input(item, codec));
+  std::vector<ReadRequest> requests;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const auto done = [&, i](const AnswerScore& score, double seconds) {
+      results.put(i, finished(result_of(items[i], forced), score, seconds));
+    };
+    requests.push_back({&inputs[i].ids, inputs[i].first, items[i].length, done});
   }
-  return results;
+  engine(requests);
+  return results.take();
+}
+
+std::vector<ItemResult> run_teacher_forced(const std::vector<NeedleItem>& items, const AnswerReader& read, const TextCodec& codec,
+                                           const ProbeOptions& options, const ProbeProgress& progress) {
+  const ReadEngine one_by_one = [&read](const std::vector<ReadRequest>& requests) {
+    for (const ReadRequest& request : requests) {
+      const auto begin = std::chrono::steady_clock::now();
+      const AnswerScore score = read(*request.ids, request.first);
+      request.done(score, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    }
+  };
+  return run_teacher_forced(items, one_by_one, codec, options, progress);
 }
 
 std::string agreement_table(const std::vector<ItemResult>& results) {

@@ -19,6 +19,15 @@ struct AnswerScore {
 // Scores ids[first], ids[first + 1], ...; first is at least 1.
 using AnswerReader = std::function<AnswerScore(const std::vector<int32_t>& ids, int64_t first)>;
 
+// An answer of many to be read, and where its score goes: as TextRequest.
+struct ReadRequest {
+  const std::vector<int32_t>* ids = nullptr;
+  int64_t first = 0;
+  int64_t cell_length = 0;
+  std::function<void(AnswerScore score, double seconds)> done;
+};
+using ReadEngine = std::function<void(const std::vector<ReadRequest>&)>;
+
 // " 1234567"; several answers as the question lists keys, " a, b, c, and d"; vt " A B C D E", as its example has them. Without the
 // first space where a chat template ends the prompt.
 std::string gold_answer(const NeedleItem& item);
@@ -30,6 +39,9 @@ struct ForcedInput {
 ForcedInput forced_input(const NeedleItem& item, const TextCodec& codec);
 
 // `reading` of the results is "teacher_forced"; hit: every answer token has rank 0; score 100 or 0.
+std::vector<ItemResult> run_teacher_forced(const std::vector<NeedleItem>& items, const ReadEngine& engine, const TextCodec& codec,
+                                           const ProbeOptions& options, const ProbeProgress& progress = {});
+// One answer after the other.
 std::vector<ItemResult> run_teacher_forced(const std::vector<NeedleItem>& items, const AnswerReader& read, const TextCodec& codec,
                                            const ProbeOptions& options, const ProbeProgress& progress = {});
 
