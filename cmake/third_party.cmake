@@ -13,13 +13,14 @@ qkr_need(yaml-cpp libyaml-cpp-dev)
 set(OPENSSL_USE_STATIC_LIBS ON)
 qkr_need(OpenSSL libssl-dev)
 
-# The static archive, so that a binary built here runs where another yaml-cpp is installed.
+# The static archive, so that a binary built here runs where another yaml-cpp is installed. It is not position-independent (Debian 12):
+# shared libraries take the shared one, which the wheel then carries along.
 find_library(QKR_YAML_CPP_ARCHIVE NAMES libyaml-cpp.a)
+add_library(qkr_yaml INTERFACE)
 if(QKR_YAML_CPP_ARCHIVE)
-  add_library(qkr_yaml STATIC IMPORTED GLOBAL)
-  set_target_properties(qkr_yaml PROPERTIES IMPORTED_LOCATION ${QKR_YAML_CPP_ARCHIVE})
+  target_link_libraries(qkr_yaml INTERFACE
+    $<IF:$<STREQUAL:$<TARGET_PROPERTY:TYPE>,SHARED_LIBRARY>,yaml-cpp,${QKR_YAML_CPP_ARCHIVE}>)
 else()
-  add_library(qkr_yaml INTERFACE)
   target_link_libraries(qkr_yaml INTERFACE yaml-cpp)
 endif()
 

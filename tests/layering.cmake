@@ -16,6 +16,7 @@ set(allow_trainer/checkpoint "trainer/(core|io|config|dist|checkpoint)")
 set(allow_trainer/loop       "trainer/(core|config|data|model|optim|dist|loop)")
 set(allow_trainer/report     "trainer/(core|io|config|probe|report)")
 set(allow_trainer/hooks      "trainer/(core|io|hf|config|data|model|optim|loop|probe|restore|checkpoint|dist|report|hooks)|ops")
+set(allow_trainer/binding    "trainer/(core|io|config|data|model|probe|restore|binding)|ops")
 set(no_torch "^(csrc|trainer/(hf|config))$")
 
 set(broken 0)
