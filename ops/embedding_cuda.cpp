@@ -20,8 +20,9 @@ Tensor embedding_grad_cuda(const Tensor& grad, const Tensor& tokens, int64_t voc
   // in 32 bits a radix sort has half the passes
   const auto [sorted, order] = at::sort(tokens.to(at::kInt), /*stable=*/true, /*dim=*/0, /*descending=*/false);
   const RowsView rows(grad);
-  const int64_t pieces = (rows.rows + kEmbeddingPiece - 1) / kEmbeddingPiece;
-  const Tensor partials = at::empty({pieces, 2, rows.cols}, grad.options().dtype(at::kFloat));
+  const auto fp32 = grad.options().dtype(at::kFloat);
+  const Tensor partials = at::empty({embedding_pieces(rows.rows), 2, rows.cols}, fp32);
+  const Tensor groups = at::empty({embedding_groups(rows.rows), rows.cols}, fp32);
   with_kernel_type(grad, [&, &sorted = sorted, &order = order](auto zero) {
     using T = decltype(zero);
     EmbeddingGradParams<T> p;
@@ -30,6 +31,7 @@ Tensor embedding_grad_cuda(const Tensor& grad, const Tensor& tokens, int64_t voc
     p.order = order.template const_data_ptr<int64_t>();
     p.grad_weight = mutable_data<T>(grad_weight);
     p.partials = mutable_data<float>(partials);
+    p.groups = mutable_data<float>(groups);
     p.count = rows.rows, p.vocabulary = vocabulary, p.cols = rows.cols, p.dy_stride = rows.stride;
     C10_CUDA_CHECK(launch_embedding_grad(p, c10::cuda::getCurrentCUDAStream()));
   });

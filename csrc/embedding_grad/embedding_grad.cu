@@ -1,4 +1,5 @@
 #include "csrc/core/pack16.cuh"
+#include "csrc/core/vec.cuh"
 #include "csrc/embedding_grad/launch.h"
 
 namespace qkr {
@@ -97,39 +98,91 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// The columns of a pack that the calling thread owns, or -1.
+template <class T, int kPack>
+__device__ inline int64_t own_pack(const EmbeddingGradParams<T>& p) {
+  const int64_t pack = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
+  return pack < p.cols / kPack ? pack : -1;
+}
+
+// Adds `count` rows of kPack columns, `stride` floats apart, in order.
+template <int kPack>
+__device__ inline void add_rows(const float* rows, int64_t count, int64_t stride, float (&sum)[kPack]) {
+  for (int64_t first = 0; first < count; first += kAtOnce) {
+    Pack<float, kPack> part[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i < count) part[i] = load_pack<kPack>(rows + (first + i) * stride, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i >= count) break;
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) sum[j] += part[i].item[j];
+    }
+  }
+}
+
+// A block owns a group of pieces; nothing to do unless one run began before it and reaches its last piece.
+template <class T, int kPack>
+__global__ void __launch_bounds__(kThreads) groups_kernel(EmbeddingGradParams<T> p) {
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kEmbeddingGroup, last = first + kEmbeddingGroup - 1;
+  if (!same_run(p, first * kEmbeddingPiece - 1, last * kEmbeddingPiece)) return;
+  const int64_t pack = own_pack<T, kPack>(p);
+  if (pack < 0) return;
+  float sum[kPack] = {};
+  const int64_t count = embedding_pieces(p.count) - first;  // asked for, not known: a constant lets the compiler part the loads
+  add_rows<kPack>(p.partials + first * 2 * p.cols + pack * kPack, count < kEmbeddingGroup ? count : kEmbeddingGroup, 2 * p.cols,
+                  sum);
+#pragma unroll
+  for (int j = 0; j < kPack; ++j) p.groups[blockIdx.x * p.cols + pack * kPack + j] = sum[j];
+}
+
+// The last piece that begins with a token of the run at position `at`, by halving: a walk would wait for memory at each
+// step. `piece` is one that does.
+template <class T>
+__device__ inline int64_t last_piece(const EmbeddingGradParams<T>& p, int64_t piece, int64_t at) {
+  int64_t beyond = embedding_pieces(p.count);
+  while (beyond - piece > 1) {
+    const int64_t middle = (piece + beyond) / 2;
+    (p.tokens[middle * kEmbeddingPiece] == p.tokens[at] ? piece : beyond) = middle;
+  }
+  return piece;
+}
+
 // A block owns the run that begins in its piece and goes on after it, if there is one.
 template <class T, int kPack>
 __global__ void __launch_bounds__(kThreads) long_runs_kernel(EmbeddingGradParams<T> p) {
   const int64_t piece = blockIdx.x, begin = piece * kEmbeddingPiece, end = begin + kEmbeddingPiece;
   if (!same_run(p, end - 1, end)) return;
   if (same_run(p, begin - 1, end)) return;  // it began earlier
-  const int64_t pack = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
-  if (pack >= p.cols / kPack) return;
-  // the last piece that begins with a token of the run, by halving: a walk would wait for memory at each step
-  int64_t last = piece + 1, beyond = (p.count + kEmbeddingPiece - 1) / kEmbeddingPiece;
-  while (beyond - last > 1) {
-    const int64_t middle = (last + beyond) / 2;
-    (p.tokens[middle * kEmbeddingPiece] == p.tokens[end] ? last : beyond) = middle;
-  }
-  const float* const mine = p.partials + (piece * 2 + 1) * p.cols + pack * kPack;
-  float sum[kPack];
-#pragma unroll
-  for (int j = 0; j < kPack; ++j) sum[j] = mine[j];
-#pragma unroll 8
-  for (int64_t next = piece + 1; next <= last; ++next) {
-    const float* const part = p.partials + next * 2 * p.cols + pack * kPack;
-#pragma unroll
-    for (int j = 0; j < kPack; ++j) sum[j] += part[j];
+  const int64_t pack = own_pack<T, kPack>(p);
+  if (pack < 0) return;
+  const int64_t next = piece + 1, beyond = last_piece(p, next, end) + 1;
+  const float* const pieces = p.partials + pack * kPack;
+  const float* const groups = p.groups + pack * kPack;
+  float sum[kPack] = {};
+  add_rows<kPack>(pieces + (piece * 2 + 1) * p.cols, 1, 0, sum);
+  const int64_t group = (next + kEmbeddingGroup - 1) / kEmbeddingGroup, group_end = beyond / kEmbeddingGroup;
+  if (group < group_end) {
+    add_rows<kPack>(pieces + next * 2 * p.cols, group * kEmbeddingGroup - next, 2 * p.cols, sum);
+    add_rows<kPack>(groups + group * p.cols, group_end - group, p.cols, sum);
+    const int64_t rest = group_end * kEmbeddingGroup;
+    add_rows<kPack>(pieces + rest * 2 * p.cols, beyond - rest, 2 * p.cols, sum);
+  } else {
+    add_rows<kPack>(pieces + next * 2 * p.cols, beyond - next, 2 * p.cols, sum);
   }
   if (T* const row = row_of(p, p.tokens[end])) store_floats<kPack>(row, pack, sum);
 }
 
 template <class T, int kPack>
 void launch(const EmbeddingGradParams<T>& p, cudaStream_t stream) {
-  const auto pieces = static_cast<unsigned>((p.count + kEmbeddingPiece - 1) / kEmbeddingPiece);
+  const auto pieces = static_cast<unsigned>(embedding_pieces(p.count));
+  const auto groups = static_cast<unsigned>(embedding_groups(p.count));
   const auto chunks = static_cast<unsigned>((p.cols / kPack + kThreads - 1) / kThreads);
   const auto zero_blocks = static_cast<unsigned>((p.vocabulary + kZeroRows - 1) / kZeroRows);
   pieces_kernel<T, kPack><<<pieces * chunks + zero_blocks, kThreads, 0, stream>>>(p, pieces * chunks, chunks);
+  if (groups > 0) groups_kernel<T, kPack><<<dim3(groups, chunks), kThreads, 0, stream>>>(p);
   if (pieces > 1) long_runs_kernel<T, kPack><<<dim3(pieces, chunks), kThreads, 0, stream>>>(p);
 }
 

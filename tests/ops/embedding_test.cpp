@@ -46,11 +46,13 @@ TEST_P(EmbeddingOp, RandomTokens) {
   }
 }
 
-// Runs that end on a piece's edge, begin there, cover pieces wholly, and one token for all.
+// Runs that end on a piece's edge (32), begin there, cover pieces and groups of them (512) wholly, and one token for all.
 TEST_P(EmbeddingOp, RunsOfEveryLength) {
   at::manual_seed(2);
   const std::vector<std::vector<int64_t>> lengths = {{32, 32},    {31, 33},       {33, 31}, {1, 62, 1},   {64, 64},
-                                                     {1, 32, 31}, {1, 31, 96, 5}, {500},    {16, 128, 16}};
+                                                     {1, 32, 31}, {1, 31, 96, 5}, {500},    {16, 128, 16},
+                                                     {512, 512},  {511, 1, 544}, {31, 1024, 5}, {480, 545, 40}, {513, 700, 2000, 2},
+                                                     {1, 511, 512, 513}, {4099}};
   for (const auto& runs : lengths) {
     std::vector<int64_t> tokens;
     for (size_t r = 0; r < runs.size(); ++r) tokens.insert(tokens.end(), runs[r], static_cast<int64_t>(3 * r + 1));
