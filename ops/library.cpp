@@ -15,6 +15,9 @@ QKR_LIBRARY(m) {
   // r = polar(w_pre^T w_post, anchor) [d, d] float64, restored = w_pre r [rows, d] rounded once to w_pre's dtype.
   m.def("procrustes(Tensor w_pre, Tensor w_post, float anchor) -> (Tensor restored, Tensor r, Tensor certificate)");
 
+  // x float64 to a 16-bit dtype with one rounding.
+  m.def("round_once(Tensor x, ScalarType dtype) -> Tensor");
+
   // Rows [..., D], one pass each. rms_norm: round(x / rms(x)) * weight; add_rms_norm: of sum = x + added, and the sum;
   // gated_rms_norm: times sigmoid(gate). The halves take at most one of added and gate; what is absent comes back as [0].
   m.def("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor");

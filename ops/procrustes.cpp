@@ -6,6 +6,7 @@
 #include "ops/check.h"
 #include "ops/polar.h"
 #include "ops/registration.h"
+#include "ops/schema_handle.h"
 
 namespace qkr {
 namespace {
@@ -57,24 +58,8 @@ Results procrustes_autograd(const Tensor& w_pre, const Tensor& w_post, double an
 
 }  // namespace
 
-Tensor round_once(const Tensor& x, at::ScalarType dtype) {
-  check_dtype("round_once", "x", x, {at::kDouble});
-  if (dtype != at::kBFloat16 && dtype != at::kHalf) return x.to(dtype);
-  // To odd first (Boldo & Melquiond 2008): towards zero, and the last bit set if anything was lost. fp32 has more than two
-  // bits to spare over both types, so the second rounding then sees which side of a tie x was on.
-  const Tensor nearest = x.to(at::kFloat);
-  const Tensor back = nearest.to(at::kDouble);
-  const Tensor outward = back.abs() > x.abs();
-  const Tensor inexact = (back != x).logical_and_(x.isfinite());
-  const Tensor bits = nearest.view(at::kInt) - outward.to(at::kInt);
-  return bits.bitwise_or(inexact.to(at::kInt)).view(at::kFloat).to(dtype);
-}
-
 Results procrustes(const Tensor& w_pre, const Tensor& w_post, double anchor) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("qk_restore::procrustes", "")
-                             .typed<Results(const Tensor&, const Tensor&, double)>();
-  return op.call(w_pre, w_post, anchor);
+  return schema_handle<"qk_restore::procrustes", Results(const Tensor&, const Tensor&, double)>().call(w_pre, w_post, anchor);
 }
 
 }  // namespace qkr

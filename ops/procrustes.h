@@ -5,6 +5,8 @@
 
 #include <tuple>
 
+#include "ops/round_once.h"  // for those that bring a result of their own to the weights' dtype
+
 namespace qkr {
 
 // r = argmin over orthogonal R of ||w_pre R - w_post||_F^2 + mu ||R - I||_F^2 = polar(w_pre^T w_post, anchor) with
@@ -16,9 +18,5 @@ std::tuple<at::Tensor, at::Tensor,
 procrustes(const at::Tensor& w_pre,   // [rows, d] bf16, fp16, fp32 or fp64
            const at::Tensor& w_post,  // [rows, d] of the same dtype
            double anchor);            // >= 0; large: restored = w_pre
-
-// x [...] fp64 to `dtype` by one rounding to nearest even. Tensor::to goes through fp32 on the way to bf16 and fp16, which
-// rounds twice.
-at::Tensor round_once(const at::Tensor& x, at::ScalarType dtype);
 
 }  // namespace qkr
