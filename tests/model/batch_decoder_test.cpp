@@ -144,7 +144,7 @@ TEST_P(FixturesBatch, ARecordedStepEqualsALaunchedOne) {
   for (const int64_t slots : {1, 3}) {
     const std::vector<Ids> want = together(decoder, prompts, slots, false, true, &launched);
     EXPECT_EQ(together(decoder, prompts, slots, true, true, &recorded), want) << slots;
-    EXPECT_EQ(recorded, "");
+    EXPECT_EQ(recorded, decoder.step_is_recordable() ? "" : "attention without flash attention needs lengths on the host (cuda:0, BFloat16)");
     EXPECT_EQ(launched, "not asked for");
   }
 }

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "trainer/model/any_algorithm.h"
+
 namespace qkr {
 namespace {
 
@@ -64,6 +66,7 @@ constexpr int64_t kLongKeys = 16384, kLongQueries = 1024, kPaddedQueries = 512;
 bool cudnn_serves(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   if (!q.is_cuda() || q.size(0) < kLongQueries || k.size(0) < kLongKeys) return false;
   const auto heads_first = [](const at::Tensor& x) { return x.transpose(0, 1).unsqueeze(0); };
+  const AnyAlgorithm forward_alone;  // the flag refuses cuDNN because of its backward
   return at::_fused_sdp_choice(heads_first(q), heads_first(k), heads_first(v), std::nullopt, 0.0, false, std::nullopt,
                                q.size(1) != k.size(1)) == static_cast<int64_t>(at::SDPBackend::cudnn_attention);
 }
@@ -76,6 +79,7 @@ at::Tensor attend_in_two(const at::Tensor& q, const at::Tensor& new_k, const at:
   const int64_t pad = (kPaddedQueries - count % kPaddedQueries) % kPaddedQueries;
   const auto padded = [pad](const at::Tensor& x) { return pad == 0 ? x : at::constant_pad_nd(x, {0, 0, 0, 0, 0, pad}); };
   const auto heads_first = [](const at::Tensor& x) { return x.transpose(0, 1).unsqueeze(0); };
+  const AnyAlgorithm forward_alone;
   const auto attend = [&](const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values, bool causal) {
     auto all = at::_scaled_dot_product_cudnn_attention(heads_first(queries), heads_first(keys), heads_first(values), std::nullopt,
                                                        true, 0.0, causal);

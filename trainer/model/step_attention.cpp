@@ -4,23 +4,10 @@
 
 #include <algorithm>
 
+#include "trainer/model/any_algorithm.h"
+
 namespace qkr {
 namespace {
-
-// PyTorch's deterministic index_copy sorts the indices first, with some ten launches. Here no row occurs twice.
-class DistinctRows {
- public:
-  DistinctRows() : deterministic_(at::globalContext().deterministicAlgorithms()),
-                   warn_only_(at::globalContext().deterministicAlgorithmsWarnOnly()) {
-    at::globalContext().setDeterministicAlgorithms(false, false);
-  }
-  ~DistinctRows() { at::globalContext().setDeterministicAlgorithms(deterministic_, warn_only_); }
-  DistinctRows(const DistinctRows&) = delete;
-  DistinctRows& operator=(const DistinctRows&) = delete;
-
- private:
-  bool deterministic_, warn_only_;
-};
 
 at::Tensor all_rows(const at::Tensor& slots) { return slots.view({slots.size(0) * slots.size(1), slots.size(2), slots.size(3)}); }
 
@@ -57,7 +44,7 @@ StepRows step_rows(const BatchCache& cache, bool flash) {
 at::Tensor attend_step(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const LayerCache& cache,
                        const StepRows& step, int64_t window) {
   {
-    const DistinctRows any_order;
+    const AnyAlgorithm rows_are_distinct;  // the deterministic index_copy sorts the indices first, with some ten launches
     all_rows(cache.k).index_copy_(0, step.rows, k);
     all_rows(cache.v).index_copy_(0, step.rows, v);
   }
