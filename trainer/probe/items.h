@@ -17,6 +17,7 @@ namespace qkr {
 struct NeedleItem {
   std::string id;  // "niah_single_2/4096/7#0f3a9c11": the digits begin the input's SHA-256
   NeedleTask task = NeedleTask::kSingle1;
+  std::string name;             // of an item that no task made (prompt_file.h); "": the task's
   int64_t length = 0;           // of the cell: tokens, the new ones included
   int64_t index = 0;            // in the cell
   double depth = 0;             // percent; among lines: 100 * insert_line / num_haystack

@@ -69,7 +69,7 @@ ItemResult result_of(const NeedleItem& item, const ProbeOptions& options) {
   result.stage = options.stage;
   result.step = options.step;
   result.id = item.id;
-  result.task = needle_task_name(item.task);
+  result.task = item.name.empty() ? std::string(needle_task_name(item.task)) : item.name;
   result.length = item.length;
   result.index = item.index;
   result.depth = item.depth;
