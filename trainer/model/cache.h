@@ -11,6 +11,8 @@ namespace qkr {
 struct LayerCache {
   at::Tensor k, v;   // softmax: [capacity, KV, D], model dtype; rows past `length` are not yet written. k is stored after RoPE
   at::Tensor state;  // Lightning: [H, D, D] fp32 (key x value); undefined before the first token
+  bool keep_q = false;
+  at::Tensor q;      // softmax, with keep_q: the last call's queries as attention took them, [T, H, D]
 };
 
 struct DecoderCache {

@@ -56,6 +56,7 @@ at::Tensor SoftmaxMixer::operator()(const at::Tensor& a, const ForwardContext& c
   // the query's position decides, so (cached) keys need no factor
   const at::Tensor keys = heads_for_attention(k(a), shape.head_dim, k_norm, eps, rotary, {});  // [N, KV, D]
   const at::Tensor values = heads_of(v(a), shape.head_dim);                                    // [N, KV, D]
+  if (cache != nullptr && cache->keep_q) cache->q = queries;
   at::Tensor mixed =
       cache == nullptr          ? attend_packed(queries, keys, values, context.segments, shape.window)
       : context.step != nullptr ? attend_step(queries, keys, values, *cache, *context.step, shape.window)
