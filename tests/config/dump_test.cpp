@@ -105,7 +105,6 @@ void reconcile(RunConfig& config) {
   config.probe.max_new_tokens = 77;
   config.probe.haystack = "h #1.txt";
   config.probe.heads = false;
-  if (config.probe.reading == "both") config.probe.reading = "generate";
 }
 
 TEST(Dump, RoundTripsEveryField) {

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "tests/loop/support.h"
+#include "tests/support/byte_codec.h"
 #include "tests/support/tmpdir.h"
 #include "trainer/hooks/auto_restore.h"
 #include "trainer/io/json_lines.h"
@@ -18,22 +19,6 @@ namespace qkr {
 namespace {
 
 using namespace test;  // NOLINT: the whole of a test's vocabulary
-
-// A byte a token: enough of a tokenizer for a model that has learnt no language.
-TextCodec byte_codec() {
-  TextCodec codec;
-  codec.encode = [](std::string_view text) {
-    std::vector<int32_t> ids;
-    for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
-    return ids;
-  };
-  codec.decode = [](const std::vector<int32_t>& ids) {
-    std::string text;
-    for (const int32_t id : ids) text += static_cast<char>('0' + id % 64);
-    return text;
-  };
-  return codec;
-}
 
 RunConfig auto_config(const TmpDir& dir) {
   RunConfig config = busy_config();
@@ -68,7 +53,7 @@ struct AutoRun {
         console(out, "off"),
         run(config, tiny_decoder("hypenet-tiny", at::kBFloat16), tiny_samples(kLengths), row_each(tiny_samples(kLengths))),
         snapshot(take_snapshot(run.decoder.weights(), layers_to_keep(mixer_layers(run.decoder.architecture()), config.qk_restore))),
-        probe(config.probe, run.decoder, byte_codec(), std::move(with_items), dir / "probe.jsonl", 0, console) {
+        probe(config.probe, run.decoder, letter_codec(), std::move(with_items), dir / "probe.jsonl", 0, console) {
     pre = copy_of(run.state.weights);
     run.add_hook().after = [](RunEnd, TrainState& state) { scatter(state.weights); };
     run.hooks.push_back(std::make_unique<ProbeHook>(config.probe, probe));
@@ -93,7 +78,7 @@ struct AutoRun {
   NamedTensors pre, tuned, tuned_optim;
 };
 
-std::vector<NeedleItem> items_of(const RunConfig& config) { return draw_items(config.probe, nullptr, byte_codec()); }
+std::vector<NeedleItem> items_of(const RunConfig& config) { return draw_items(config.probe, nullptr, letter_codec()); }
 
 // Items whose answers are what the model says with `method` in the place of the tuned weights.
 std::vector<NeedleItem> items_answered_by(const std::string& method) {

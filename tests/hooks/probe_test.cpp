@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "tests/loop/support.h"
+#include "tests/support/byte_codec.h"
 #include "tests/support/tmpdir.h"
 #include "trainer/hooks/probe_hook.h"
 #include "trainer/io/json_lines.h"
@@ -16,6 +17,7 @@ namespace qkr {
 namespace {
 
 using test::busy_config;
+using test::byte_codec;
 using test::row_each;
 using test::tiny_decoder;
 using test::tiny_samples;
@@ -23,22 +25,6 @@ using test::TinyRun;
 using test::TmpDir;
 
 const std::vector<int64_t> kLengths = {31, 7, 40, 12, 25};
-
-// A byte a token: enough of a tokenizer for a model that has learnt no language.
-TextCodec byte_codec() {
-  TextCodec codec;
-  codec.encode = [](std::string_view text) {
-    std::vector<int32_t> ids;
-    for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
-    return ids;
-  };
-  codec.decode = [](const std::vector<int32_t>& ids) {
-    std::string text;
-    for (const int32_t id : ids) text += id >= 32 && id < 127 ? static_cast<char>(id) : '?';
-    return text;
-  };
-  return codec;
-}
 
 ProbeConfigSection probe_config() {
   ProbeConfigSection config;
@@ -178,6 +164,7 @@ TEST(ProbeHook, AResumeKeepsWhatItWillNotDoAgain) {
   EXPECT_EQ(stages_in(dir / "probe.jsonl"), thrice({"start", "step-2", "step-4"}));
   Probed anew(dir, 6, 0);
   EXPECT_TRUE(stages_in(dir / "probe.jsonl").empty());
+  EXPECT_TRUE(anew.probe.results().empty());
 }
 
 TEST(ProbeHook, AStageThatWasNotFinishedIsMeasuredWhole) {
@@ -193,6 +180,122 @@ TEST(ProbeHook, AStageThatWasNotFinishedIsMeasuredWhole) {
   EXPECT_EQ(stages_in(dir / "probe.jsonl"), thrice({"start", "step-2"}));
   resumed.run.go();
   EXPECT_EQ(stages_in(dir / "probe.jsonl"), thrice({"start", "step-2", "step-4", "end"}));
+}
+
+// Rows of before a kill count again where the same prompt meets the same weights, and only there.
+TEST(ProbeHook, WhatTheSameWeightsSaidIsNotAskedAgain) {
+  const TmpDir dir;
+  std::vector<nlohmann::json> first;
+  {
+    Probed p(dir, 6);
+    p.probe.measure("start", 0);
+    EXPECT_EQ(p.probe.results()[0].model.size(), 16u);
+  }
+  {
+    JsonLinesReader reader(dir / "probe.jsonl");
+    while (reader.next()) first.push_back(reader.row());
+  }
+  first[1]["prediction"] = "of an earlier process";
+  first[2]["model"] = "0123456789abcdef";
+  first[2]["prediction"] = "of another model";
+  std::filesystem::remove(dir / "probe.jsonl");
+  {
+    JsonLinesWriter rows(dir / "probe.jsonl");
+    for (const nlohmann::json& row : first) rows.write_row(row);
+  }
+  Probed p(dir, 6);
+  p.probe.measure("start", 0);
+  ASSERT_EQ(p.probe.results().size(), 3u);
+  EXPECT_EQ(p.probe.results()[1].prediction, "of an earlier process");
+  for (const ItemResult& r : p.probe.results()) EXPECT_NE(r.prediction, "of another model");
+  EXPECT_EQ(stages_in(dir / "probe.jsonl"), thrice({"start"}));
+}
+
+TEST(ProbeHook, RowsOfOtherPromptsAreRefusedAndLeftAlone) {
+  const TmpDir dir;
+  {
+    Probed(dir, 6).probe.measure("start", 0);
+  }
+  const std::string before = test::read_file(dir / "probe.jsonl");
+  ProbeConfigSection other = probe_config();
+  other.seed = 7;
+  EXPECT_NE(QKR_MESSAGE_OF(Probed(dir, 6, 2, other)).find("probe.jsonl: niah_single_1/1024/0: prompt must be this probe's, niah_single_1/1024/0#"), std::string::npos);
+  other = probe_config();
+  other.max_new_tokens = 5;
+  EXPECT_NE(QKR_MESSAGE_OF(Probed(dir, 6, 2, other)).find("max_new_tokens must be this probe's, 5, got 6"), std::string::npos);
+  Probed p(dir, 6, 2);
+  const auto as = [&](const ProbeOrigin& origin) {
+    return QKR_MESSAGE_OF(RecallProbe(p.section, p.run.decoder, byte_codec(), p.items, dir / "tokenizer.jsonl", 2, p.console, origin));
+  };
+  std::string text = before;
+  const std::string empty = "\"tokenizer\":\"\"";
+  for (size_t at = text.find(empty); at != std::string::npos; at = text.find(empty)) text.replace(at, empty.size(), "\"tokenizer\":\"abc\"");
+  dir.write("tokenizer.jsonl", text);
+  EXPECT_NE(as({"def", "", ""}).find("tokenizer must be this probe's, def, got abc"), std::string::npos);
+  EXPECT_EQ(as({"abc", "", ""}), "");
+  EXPECT_EQ(test::read_file(dir / "tokenizer.jsonl"), text);
+}
+
+TEST(ProbeHook, BothReadingsAreRowsOfTheirOwn) {
+  const TmpDir dir;
+  ProbeConfigSection config = probe_config();
+  config.reading = "both";
+  Probed p(dir, 4, 0, config);
+  p.run.go();
+  ASSERT_EQ(p.probe.results().size(), 18u);  // 3 stages
+  for (size_t i = 0; i < 18; ++i) EXPECT_EQ(p.probe.results()[i].reading, i % 6 < 3 ? "generate" : "teacher_forced") << i;
+  EXPECT_NE(p.out.str().find("probe start: 3 prompts, greedy, at most 6 new tokens and teacher-forced"), std::string::npos) << p.out.str();
+  EXPECT_NE(p.out.str().find("how the two readings agree"), std::string::npos);
+  EXPECT_EQ(p.probe.measure_some("some", 4, p.items).size(), 3u);
+  // What was measured by the one reading is taken in, the other is measured with it.
+  const std::vector<ItemResult> some = p.probe.measure_some("restored", 4, p.items);
+  p.probe.take(some);
+  EXPECT_EQ(p.probe.results().size(), 24u);
+  EXPECT_EQ(p.probe.results().back().stage, "restored");
+  EXPECT_EQ(p.probe.results().back().reading, "teacher_forced");
+}
+
+ItemPool pool_of(const ProbeConfigSection& config) {
+  return ItemPool([config](const std::string& task, int64_t length, int64_t first, int64_t count) {
+    std::vector<NeedleItem> items;
+    for (int64_t i = first; i < first + count; ++i) items.push_back(draw_item(config, parse_needle_task(task), length, i, nullptr, byte_codec(), 0));
+    return items;
+  });
+}
+
+// Nobody finds anything: [0, 27.8] at 10 prompts, [0, 16.1] at 20.
+TEST(ProbeHook, SamplesAutoSettleAtTheFirstMeasurement) {
+  const TmpDir dir;
+  ProbeConfigSection config = probe_config();
+  config.samples = 0;
+  config.width = 20;
+  ProbeConfigSection batch = config;
+  batch.samples = kSampleBatch;
+  Probed p(dir, 4);  // its model
+  const auto measured = [&](int64_t resumed_step) {
+    return std::make_unique<RecallProbe>(config, p.run.decoder, byte_codec(), draw_items(batch, nullptr, byte_codec()), dir / "auto.jsonl", resumed_step,
+                                         p.console, ProbeOrigin{}, pool_of(config));
+  };
+  {
+    auto probe = measured(0);
+    probe->measure("start", 0);
+    EXPECT_EQ(probe->items().size(), 20u);
+    EXPECT_EQ(probe->items()[19].index, 19);
+    probe->measure("step-2", 2);
+    EXPECT_EQ(probe->results().size(), 40u);
+  }
+  EXPECT_NE(p.out.str().find("probe start: batches of 10 prompts a cell until its interval is at most 20.0 points wide, 500 at most, greedy"), std::string::npos)
+      << p.out.str();
+  EXPECT_NE(p.out.str().find("probe step-2: 20 prompts, greedy"), std::string::npos);
+  auto resumed = measured(2);
+  EXPECT_EQ(resumed->items().size(), 20u);
+  EXPECT_TRUE(resumed->has("start") && resumed->has("step-2"));
+  int64_t kept = 0;
+  keep_lines_while(dir / "auto.jsonl", [&](const nlohmann::json&) { return kept++ < 13; });  // killed within the second batch of "start"
+  auto again = measured(0);
+  again->measure("start", 0);
+  EXPECT_EQ(again->items().size(), 20u);
+  EXPECT_EQ(again->results().size(), 20u);
 }
 
 TEST(ProbeHook, MeasuresNothingThatWasNotAskedFor) {

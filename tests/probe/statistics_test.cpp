@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <utility>
+#include <vector>
 
 namespace qkr {
 namespace {
@@ -31,6 +33,64 @@ TEST(Statistics, WilsonTable) {
   EXPECT_EQ(wilson(7, 7).high, 1);
   EXPECT_EQ(wilson(0, 0).low, 0);
   EXPECT_EQ(wilson(0, 0).high, 1);
+}
+
+// Newcombe (1998), "Two-sided confidence intervals for the single proportion", table I, the score method without correction.
+TEST(Statistics, WilsonAsNewcombeTabulatesIt) {
+  struct Row {
+    int64_t hits, n;
+    double low, high;
+  };
+  for (const Row& row : {Row{81, 263, .2553, .3662}, Row{15, 148, .0624, .1605}, Row{0, 20, 0, .1611}, Row{1, 29, .0061, .1718}}) {
+    EXPECT_NEAR(wilson(row.hits, row.n).low, row.low, 6e-5) << row.hits << "/" << row.n;
+    EXPECT_NEAR(wilson(row.hits, row.n).high, row.high, 6e-5) << row.hits << "/" << row.n;
+  }
+}
+
+// Its limits are where the score test just rejects: |p - limit| = z sqrt(limit (1 - limit) / n).
+TEST(Statistics, WilsonIsTheInvertedScoreTest) {
+  for (int64_t n = 1; n <= 60; ++n) {
+    for (int64_t hits = 0; hits <= n; ++hits) {
+      const double rate = static_cast<double>(hits) / static_cast<double>(n);
+      for (const double limit : {wilson(hits, n).low, wilson(hits, n).high}) {
+        if (limit == rate) continue;  // 0 and 1
+        EXPECT_NEAR(std::abs(rate - limit), 1.96 * std::sqrt(limit * (1 - limit) / static_cast<double>(n)), 1e-12) << hits << "/" << n;
+      }
+    }
+  }
+}
+
+// Armitage and Berry's two culture media, as statistics programs print it: 0.2 [0.056156, 0.329207], exact p 0.0129.
+TEST(Statistics, PairedExampleOfTheTextbook) {
+  const Paired media{20, 12, 2, 16};
+  EXPECT_NEAR(media.difference(), .2, 1e-12);
+  EXPECT_NEAR(newcombe_paired(media).low, .056156, 5e-6);
+  EXPECT_NEAR(newcombe_paired(media).high, .329207, 5e-6);
+  EXPECT_NEAR(mcnemar_exact(12, 2), .0129, 5e-5);
+}
+
+// Kappa by counting: one less the disagreements of the pairs that were made over those of all n x n pairs that could be.
+TEST(Statistics, KappaIsTheCountOfAllPairings) {
+  for (int64_t both = 0; both <= 4; ++both) {
+    for (int64_t first = 0; first <= 3; ++first) {
+      for (int64_t second = 0; second <= 3; ++second) {
+        for (int64_t neither = 0; neither <= 4; ++neither) {
+          std::vector<std::pair<bool, bool>> items(static_cast<size_t>(both), {true, true});
+          items.insert(items.end(), static_cast<size_t>(first), {true, false});
+          items.insert(items.end(), static_cast<size_t>(second), {false, true});
+          items.insert(items.end(), static_cast<size_t>(neither), {false, false});
+          double made = 0, possible = 0;
+          for (const auto& a : items) {
+            made += a.first != a.second ? 1 : 0;
+            for (const auto& b : items) possible += a.first != b.second ? 1 : 0;
+          }
+          if (possible == 0) continue;  // both always say the same one thing
+          const double n = static_cast<double>(items.size());
+          EXPECT_NEAR(cohen_kappa({both, first, second, neither}), 1 - (made / n) / (possible / n / n), 1e-12);
+        }
+      }
+    }
+  }
 }
 
 TEST(Statistics, McNemar) {

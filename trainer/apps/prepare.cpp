@@ -3,6 +3,7 @@
 
 #include "trainer/apps/process.h"
 #include "trainer/apps/session.h"
+#include "trainer/core/digest.h"
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
 #include "trainer/hooks/auto_restore.h"
@@ -82,15 +83,37 @@ std::vector<std::string> weight_names(const Architecture& architecture) {
   return names;
 }
 
+namespace {
+
+std::shared_ptr<const Haystack> haystack_of(const ProbeConfigSection& config) {
+  if (config.haystack.empty()) return std::make_shared<const Haystack>(generated_haystack());
+  return std::make_shared<const Haystack>(read_text_file(config.haystack), fs::path(config.haystack).filename().string());
+}
+
+}  // namespace
+
 std::vector<NeedleItem> make_items(const ProbeConfigSection& config, const TextModel& text) {
   if (config.lengths.empty()) return {};
-  std::optional<Haystack> haystack;
-  if (config.haystack.empty()) {
-    haystack = generated_haystack();
-  } else {
-    haystack.emplace(read_text_file(config.haystack), fs::path(config.haystack).filename().string());
-  }
-  return draw_items(config, &*haystack, text_codec(text));
+  ProbeConfigSection first = config;
+  if (config.samples.is_auto()) first.samples = std::min(kSampleBatch, config.max_samples);
+  return draw_items(first, haystack_of(config).get(), text_codec(text));
+}
+
+ItemPool make_pool(const ProbeConfigSection& config, const TextModel& text) {
+  if (!config.samples.is_auto() || config.lengths.empty()) return {};
+  return ItemPool([config, haystack = haystack_of(config), codec = text_codec(text)](const std::string& task, int64_t length, int64_t first,
+                                                                                     int64_t count) {
+    std::vector<NeedleItem> items;
+    for (int64_t index = first; index < first + count; ++index) {
+      const int64_t guess = items.empty() ? 0 : items[0].num_haystack;
+      items.push_back(draw_item(config, parse_needle_task(task), length, index, haystack.get(), codec, guess));
+    }
+    return items;
+  });
+}
+
+std::string tokenizer_digest(const std::string& model_folder) {
+  return sha256_hex(read_text_file((fs::path(model_folder) / "tokenizer.json").string())).substr(0, 16);
 }
 
 at::ScalarType model_dtype(const RunConfig& config) { return config.model.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat; }

@@ -62,10 +62,16 @@ struct OwnHooks {
   Requests& requests;
 };
 
-// The whole run. Returns how it ended. On an Error the run's folder holds summary.json and a report of what there was.
+// The whole run. Returns how it ended. On an Error the run's folder holds summary.json and a report of what there was; a gate that stopped
+// the run, or was broken at its end, is one too (exit code 3).
 RunEnd train(Prepared prepared, Console& console, OwnHooks own);
 
 // The probe's text side: haystack and items of a configuration.
+// With samples auto the first batch of each cell, and the pool has the others.
 std::vector<NeedleItem> make_items(const ProbeConfigSection& config, const TextModel& text);
+ItemPool make_pool(const ProbeConfigSection& config, const TextModel& text);
+
+// 16 hex digits of a model folder's tokenizer.json, as the rows of a probe name it.
+std::string tokenizer_digest(const std::string& model_folder);
 
 }  // namespace qkr

@@ -90,7 +90,7 @@ int main(int argc, char** argv) {
   app.add_flag("--dump-config", options.dump_config, "print the resolved configuration");
   app.add_flag("--help-config", options.help_config, "list every key of the configuration");
   app.add_flag("--config-schema", options.schema, "print a JSON Schema of the configuration, for editors");
-  app.footer("Exit codes: 0 done, 1 run failed, 2 usage, configuration or input, 4 stopped by a signal after saving.");
+  app.footer("Exit codes: 0 done, 1 run failed, 2 usage, configuration or input, 3 a gate was broken, 4 stopped by a signal after saving.");
   const int code = qkr::parse_and_run(app, "sft-train", argc, argv, [&] { return run(options); });
   if (qkr::abandoned_script_threads() > 0) {  // one of them may still use what the end of main() destroys
     std::cout.flush();

@@ -5,10 +5,12 @@
 
 #include "trainer/apps/process.h"
 #include "trainer/apps/session.h"
+#include "trainer/config/fields.h"
 #include "trainer/config/parse.h"
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
 #include "trainer/hooks/auto_restore.h"
+#include "trainer/hooks/gate.h"
 #include "trainer/hooks/log_hook.h"
 #include "trainer/hooks/restore_every.h"
 #include "trainer/hooks/script_hooks.h"
@@ -28,7 +30,14 @@ namespace fs = std::filesystem;
 // Everything that decides the trajectory of the weights, key by key, so that a refused resume can say which one differs.
 Identity identity_of(const Prepared& p, const Snapshot& snapshot) {
   Identity identity = {{"digest of the tokens and masks", p.dataset.digest()}, {"digest of the snapshot", snapshot.digest()}};
-  const bool during = restore_interval(p.config.qk_restore) > 0;
+  const bool gated = gates_restore(p.config.gate);  // then what they judge by counts too
+  const bool during = restore_interval(p.config.qk_restore) > 0 || gated;
+  for (const GateConfigSection& gate : p.config.gate) {
+    if (gate.action != "restore") continue;
+    const auto bound = [](const std::optional<double>& value) { return value ? number_text(*value) : "none"; };
+    identity["gates that restore"] += concat("{", gate.metric, ", min ", bound(gate.min), ", max_drop ", bound(gate.max_drop), ", for ", gate.in_a_row,
+                                             ", ", gate.rule, "}");
+  }
   identity["held-out samples"] = std::to_string(p.held_out.size());
   for (const Script& script : p.scripts) {
     const HookConfigSection& c = script.config();
@@ -42,7 +51,7 @@ Identity identity_of(const Prepared& p, const Snapshot& snapshot) {
     const bool restores = section == "qk_restore" && (during || starts_with(line, "  at:"));
     if (!starts_with(line, "  ")) {
       section = line.substr(0, colon);
-    } else if (restores || section == "model" || section == "data" || section == "train" || section == "optim") {
+    } else if (restores || (gated && section == "probe") || section == "model" || section == "data" || section == "train" || section == "optim") {
       identity[section + "." + line.substr(2, colon - 2)] = line.substr(colon + 2);
     }
   }
@@ -80,7 +89,8 @@ struct RunTimes {
   double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); }
 };
 
-void write_summary(const Prepared& p, const TrainState& state, const std::string& status, const std::string& message, const RunTimes& times) {
+void write_summary(const Prepared& p, const TrainState& state, const std::string& status, const std::string& message,
+                   const GateOutcome& gates, const RunTimes& times) {
   nlohmann::ordered_json summary = {{"status", status},
                                     {"steps", state.step},
                                     {"tokens_seen", state.tokens_seen},
@@ -96,6 +106,7 @@ void write_summary(const Prepared& p, const TrainState& state, const std::string
                                     {"method", p.config.qk_restore.method},
                                     {"data_sha256", p.dataset.digest()}};
   if (!message.empty()) summary["message"] = message;
+  if (!gates.events.empty()) summary["gates"] = gates.events;
   write_file_atomically(fs::path(p.config.output) / "summary.json", summary.dump(2) + "\n");
 }
 
@@ -117,9 +128,11 @@ bool restores_during_run(const RestoreConfigSection& restore) { return restore.m
 
 // The hooks in the order in which they act: scripts and the caller's own, so that what they change and measure is in the step's row,
 // checkpoint and probe; log, a restore during the run, so that the checkpoint of its step holds it, checkpoint,
-// probe, then what happens once at the end.
+// probe, then what happens once at the end, gates when all is measured. Where a gate restores, the checkpoint comes last, so that it
+// holds that too.
 std::vector<std::unique_ptr<Hook>> make_hooks(Prepared& p, const Snapshot& snapshot, const Decoder& decoder, RecallProbe& probe,
-                                              const Identity& identity, int64_t resumed_step, Console& console, OwnHooks& own) {
+                                              const Identity& identity, int64_t resumed_step, Console& console, OwnHooks& own,
+                                              GateOutcome& gates) {
   const fs::path out = p.config.output;
   Requests& asked = own.requests;
   std::vector<std::unique_ptr<Hook>> hooks;
@@ -137,7 +150,8 @@ std::vector<std::unique_ptr<Hook>> make_hooks(Prepared& p, const Snapshot& snaps
   if (restores_during_run(p.config.qk_restore) && (restore_interval(p.config.qk_restore) > 0 || someone_asks)) {
     hooks.push_back(std::make_unique<RestoreEveryHook>(p.config.qk_restore, snapshot, out / "restores.jsonl", resumed_step, console, &asked));
   }
-  hooks.push_back(std::make_unique<CheckpointHook>(p.config.checkpoint, out / "checkpoints", identity, console, &asked, more));
+  auto checkpoint = std::make_unique<CheckpointHook>(p.config.checkpoint, out / "checkpoints", identity, console, &asked, more);
+  if (!gates_restore(p.config.gate)) hooks.push_back(std::move(checkpoint));
   hooks.push_back(std::make_unique<ProbeHook>(p.config.probe, probe));
   hooks.push_back(std::make_unique<ScriptProbeHook>(told));
   if (p.config.save_sft_model) hooks.push_back(std::make_unique<ExportHook>(out / "model-sft", p.source, console));
@@ -148,20 +162,26 @@ std::vector<std::unique_ptr<Hook>> make_hooks(Prepared& p, const Snapshot& snaps
     if (probes_at(p.config.probe, "restored")) hooks.push_back(std::make_unique<RestoredProbeHook>(probe));
   }
   hooks.push_back(std::make_unique<ScriptProbeHook>(told));
+  if (!p.config.gate.empty()) hooks.push_back(std::make_unique<GateHook>(p.config, snapshot, probe, resumed_step, asked, gates, console));
   hooks.push_back(std::make_unique<ExportHook>(out / "model", p.source, console));
+  if (checkpoint) hooks.push_back(std::move(checkpoint));
   return hooks;
 }
 
-void finish(const Prepared& p, const RecallProbe& probe, RunEnd end, Console& console) {
+void finish(const Prepared& p, const RecallProbe& probe, RunEnd end, const GateOutcome& gates, Console& console) {
   if (!probe.results().empty()) console.line("\n" + probe_table(probe.results()));
   console.line("report " + write_report(p.config.output).string());
-  if (end == RunEnd::kStopped) console.line("stopped by a signal; --resume goes on from the newest checkpoint");
+  if (end == RunEnd::kFinished) return;
+  const bool saved = latest_checkpoint(fs::path(p.config.output) / "checkpoints").has_value();
+  console.line(gates.reason.empty() ? concat("stopped by a signal; --resume ", saved ? "goes on from the newest checkpoint" : "begins anew: no step was done")
+                                    : "stopped by a gate; --resume with --set gate=... goes on from the newest checkpoint under other gates");
 }
 
 // The first error is the one to tell, so nothing that fails while recording it may take its place.
-void record_failure(const Prepared& p, const TrainState& state, const std::string& message, const RunTimes& times) {
+void record_failure(const Prepared& p, const TrainState& state, const std::string& message, const GateOutcome& gates,
+                    const RunTimes& times) {
   try {
-    write_summary(p, state, "failed", message, times);
+    write_summary(p, state, "failed", message, gates, times);
     write_report(p.config.output);
   } catch (const std::exception&) {
   }
@@ -191,18 +211,23 @@ RunEnd train(Prepared p, Console& console, OwnHooks own) {
   write_file_atomically(out / "config.yaml", dump_config(p.config));
   if (!p.resume_from) write_safetensors(out / "snapshot.safetensors", snapshot.tensors(), snapshot.metadata());
   const int64_t resumed_step = state.step;
-  RecallProbe probe(p.config.probe, decoder, text_codec(p.text), std::move(p.items), out / "probe.jsonl", resumed_step, console);
-  std::vector<std::unique_ptr<Hook>> hooks = make_hooks(p, snapshot, decoder, probe, identity, resumed_step, console, own);
+  RecallProbe probe(p.config.probe, decoder, text_codec(p.text), std::move(p.items), out / "probe.jsonl", resumed_step, console,
+                    {tokenizer_digest(p.config.model.path), p.config.model.dtype, p.config.model.attn_logits_scaling},
+                    make_pool(p.config.probe, p.text));
+  GateOutcome gates;
+  std::vector<std::unique_ptr<Hook>> hooks = make_hooks(p, snapshot, decoder, probe, identity, resumed_step, console, own, gates);
+  RunEnd end = RunEnd::kFinished;
   try {
     Run work{p.config, decoder, p.dataset.samples(), p.rows, optimizer, state, hooks, stop_asked(), &own.requests};
-    const RunEnd end = run(work);
-    write_summary(p, state, end == RunEnd::kFinished ? "finished" : "stopped", "", times);
-    finish(p, probe, end, console);
-    return end;
+    end = run(work);
+    write_summary(p, state, end == RunEnd::kFinished ? "finished" : "stopped", gates.reason, gates, times);
+    finish(p, probe, end, gates, console);
   } catch (const std::exception& error) {
-    record_failure(p, state, error.what(), times);
+    record_failure(p, state, error.what(), gates, times);
     throw;
   }
+  if (!gates.reason.empty()) throw Error(ExitCode::kGateFailed, gates.reason);
+  return end;
 }
 
 }  // namespace qkr

@@ -52,6 +52,8 @@ bool has_repeats(const std::vector<T>& items) {
   return std::set<T>(items.begin(), items.end()).size() != items.size();
 }
 
+bool has(const std::vector<std::string>& words, const std::string& word) { return std::find(words.begin(), words.end(), word) != words.end(); }
+
 void check_probe(const ProbeConfigSection& probe, Found& found) {
   if (has_repeats(probe.tasks)) found.push_back({"probe.tasks", "must not name a task twice, got " + join(probe.tasks)});
   if (has_repeats(probe.lengths)) found.push_back({"probe.lengths", "must not hold a length twice"});
@@ -106,6 +108,10 @@ void check_auto(const RunConfig& config, Found& found) {
   if (config.probe.lengths.empty()) {
     found.push_back({"probe.lengths", "must hold a length where qk_restore.method is auto, which scores its candidates by the probe; got none"});
   }
+  if (config.probe.samples.is_auto() && config.probe.every == 0 && !has(config.probe.at, "start") && !has(config.probe.at, "end")) {
+    found.push_back({"probe.at", "must hold start or end where probe.samples and qk_restore.method are auto: that measurement settles the prompts that "
+                                 "the candidates are scored on"});
+  }
   const int64_t most = config.probe.samples.is_auto() ? config.probe.max_samples : config.probe.samples.number;
   if (most < 2) {
     found.push_back({config.probe.samples.is_auto() ? "probe.max_samples" : "probe.samples",
@@ -113,8 +119,6 @@ void check_auto(const RunConfig& config, Found& found) {
                             most)});
   }
 }
-
-bool has(const std::vector<std::string>& words, const std::string& word) { return std::find(words.begin(), words.end(), word) != words.end(); }
 
 void check_bounds(const GateConfigSection& gate, const std::string& path, const ProbeConfigSection& probe, Found& found) {
   if (gate.metric == "loss") {
@@ -154,10 +158,7 @@ void check_gates(const RunConfig& config, Found& found) {
 
 // Keys that are known before what they ask for is there.
 void check_not_there_yet(const RunConfig& config, Found& found) {
-  if (!config.gate.empty()) found.push_back({"gate", "must be empty: this version judges no gates"});
   if (config.probe.heads) found.push_back({"probe.heads", "must be false: this version does not look at heads"});
-  if (config.probe.samples.is_auto()) found.push_back({"probe.samples", "must be a number: this version does not choose it; got 'auto'"});
-  if (config.probe.reading == "both") found.push_back({"probe.reading", "must be generate or teacher_forced in this version; got 'both'"});
 }
 
 }  // namespace

@@ -61,15 +61,13 @@ double mean_loss(const Decoder& decoder, const std::vector<Batch>& batches) {
 
 AutoRestoreHook::AutoRestoreHook(const RunConfig& config, const Snapshot& snapshot, const Decoder& decoder, std::vector<Batch> held_out,
                                  RecallProbe& probe, Console& console)
-    : config_(config), snapshot_(snapshot), decoder_(decoder), held_out_(std::move(held_out)), probe_(probe), console_(console) {
-  for (const NeedleItem& item : probe.items()) (item.index % 2 == 0 ? halves_.selection : halves_.report).push_back(item);
-}
+    : config_(config), snapshot_(snapshot), decoder_(decoder), held_out_(std::move(held_out)), probe_(probe), console_(console) {}
 
 std::vector<bool> AutoRestoreHook::measure(const std::string& candidate, int64_t step, const std::vector<NeedleItem>& items) {
   std::vector<ItemResult> measured;
   if (candidate == "none" && probe_.has("end")) {  // greedy decoding of the same weights gives the same text
     for (const NeedleItem& item : items) {
-      const auto same = [&](const ItemResult& r) { return r.stage == "end" && r.id == item.id; };
+      const auto same = [&](const ItemResult& r) { return r.stage == "end" && r.id == item.id && r.reading == score_reading(config_.probe.reading); };
       measured.push_back(*std::find_if(probe_.results().begin(), probe_.results().end(), same));
       measured.back().stage = candidate;
     }
@@ -121,6 +119,8 @@ void AutoRestoreHook::after_run(RunEnd end, TrainState& state) {
   const fs::path out = config_.output;
   fs::remove(out / "candidates.jsonl");  // of an earlier end of this same run
   results_.clear();
+  halves_ = {};
+  for (const NeedleItem& item : probe_.items()) (item.index % 2 == 0 ? halves_.selection : halves_.report).push_back(item);
   std::vector<Trial> trials;
   for (const std::string& candidate : config_.qk_restore.candidates) trials.push_back(attempt(candidate, state));
   const AutoChoice choice = choose_candidate(trials, config_.qk_restore.max_loss_increase);

@@ -57,6 +57,11 @@ void CheckpointHook::save(const TrainState& state) {
   console_.line("checkpoint " + checkpoint_path(folder_, state.step).string());
 }
 
+// What a run was resumed from is there: a stop before its first step must not write it again.
+void CheckpointHook::before_run(TrainState& state) {
+  if (latest_checkpoint(folder_) == checkpoint_path(folder_, state.step)) saved_step_ = state.step;
+}
+
 void CheckpointHook::after_step(const StepReport& report, TrainState& state) {
   const bool asked = requests_ != nullptr && requests_->save;
   if (asked || (config_.every > 0 && report.step % config_.every == 0)) save(state);

@@ -24,6 +24,7 @@ class CheckpointHook : public Hook {
                  const Requests* requests = nullptr, WriteMore more = {})
       : config_(config), folder_(std::move(folder)), identity_(std::move(identity)), console_(console), requests_(requests),
         more_(std::move(more)) {}
+  void before_run(TrainState& state) override;
   void after_step(const StepReport& report, TrainState& state) override;
   void after_run(RunEnd end, TrainState& state) override;
 

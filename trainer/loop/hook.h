@@ -26,6 +26,7 @@ struct StepReport {
 // others are carry those out after the same step, in their order; who sets them clears them before it asks anew.
 struct Requests {
   bool finish = false;   // no further step: the run ends as if its plan had ended here
+  bool stop = false;     // no further step: the run ends as if a signal had asked for it
   bool restore = false, save = false, probe = false;
 };
 

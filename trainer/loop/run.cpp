@@ -129,7 +129,7 @@ RunEnd run(Run& run) {
   RunEnd end = RunEnd::kFinished;
   const auto finish_asked = [&] { return run.requests != nullptr && run.requests->finish; };
   while (run.state.step < plan.total_steps() && !finish_asked()) {
-    if (run.stop_asked.load()) {
+    if (run.stop_asked.load() || (run.requests != nullptr && run.requests->stop)) {
       end = RunEnd::kStopped;
       break;
     }
