@@ -30,7 +30,8 @@ TEST(FewRowsLinear, IsTheProductWithEachWeight) {
           const at::Tensor want = at::mm(x.cpu().to(at::kDouble), weights[i].cpu().to(at::kDouble).t());
           EXPECT_EQ(made[i].sizes(), want.sizes());
           EXPECT_EQ(made[i].scalar_type(), at::kBFloat16);
-          EXPECT_LE(test::relative_rms(made[i].cpu(), want), 2.5e-3) << device << " " << rows << " x " << cols << " weight " << i;
+          // A rounding to bf16 is 3.9e-3 at most.
+          EXPECT_LE(test::relative_rms(made[i].cpu(), want), 4e-3) << device << " " << rows << " x " << cols << " weight " << i;
         }
       }
     }

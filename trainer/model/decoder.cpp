@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "ops/embedding.h"
+#include "ops/few_rows_linear.h"
 #include "ops/gates.h"
 #include "ops/rms_norm.h"
 #include "trainer/model/linear_cross_entropy.h"
@@ -51,7 +52,9 @@ at::Tensor Block::operator()(const at::Tensor& x, const ForwardContext& context,
   const at::Tensor a = rms_norm(x, input_norm, eps);
   const at::Tensor delta = std::visit([&](const auto& mix) { return mix(a, context, cache); }, mixer);
   const auto [b, mixed] = add_rms_norm(delta, x, post_norm, eps);
-  return mixed + down(swiglu(gate(b), up(b)));
+  const bool in_step = context.step != nullptr;
+  const std::vector<at::Tensor> inner = apply_all(b, {&gate, &up}, in_step);
+  return mixed + apply_all(swiglu(inner[0], inner[1]), {&down}, in_step)[0];
 }
 
 Decoder::Decoder(Architecture architecture, NamedTensors weights)
@@ -135,7 +138,9 @@ BatchCache Decoder::batch_cache(int64_t sequences, int64_t capacity) const {
   return cache;
 }
 
-at::Tensor Decoder::logits(const at::Tensor& hidden) const { return at::linear(hidden, head_); }
+at::Tensor Decoder::logits(const at::Tensor& hidden) const {
+  return c10::GradMode::is_enabled() ? at::linear(hidden, head_) : few_rows_linear(hidden, {head_})[0];
+}
 
 at::Tensor Decoder::loss(const at::Tensor& tokens, const at::Tensor& targets, const Segments& segments, double scale) const {
   return linear_cross_entropy(forward(tokens, segments), head_, targets, scale);

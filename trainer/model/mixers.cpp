@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
+#include "ops/few_rows_linear.h"
 #include "ops/gates.h"
 #include "ops/lightning_attention.h"
 #include "ops/qk_norm_rope.h"
@@ -39,6 +42,17 @@ at::Tensor Linear::operator()(const at::Tensor& x) const {
   return bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
 }
 
+std::vector<at::Tensor> apply_all(const at::Tensor& x, const std::vector<const Linear*>& layers, bool in_step) {
+  const bool has_bias = std::any_of(layers.begin(), layers.end(), [](const Linear* layer) { return layer->bias.defined(); });
+  std::vector<at::Tensor> weights, made;
+  if (in_step && !has_bias) {
+    for (const Linear* layer : layers) weights.push_back(layer->weight);
+    return few_rows_linear(x, weights);
+  }
+  for (const Linear* layer : layers) made.push_back((*layer)(x));
+  return made;
+}
+
 Linear linear_at(const NamedTensors& weights, const std::string& prefix) {
   return {weights.at(prefix + ".weight"), tensor_or_none(weights, prefix + ".bias")};
 }
@@ -52,18 +66,23 @@ SoftmaxMixer::SoftmaxMixer(const SoftmaxShape& s, double norm_eps, const NamedTe
 
 at::Tensor SoftmaxMixer::operator()(const at::Tensor& a, const ForwardContext& context, LayerCache* cache) const {
   const RotaryTable* const rotary = shape.rope ? &context.rotary : nullptr;
-  const at::Tensor queries = heads_for_attention(q(a), shape.head_dim, q_norm, eps, rotary, context.logits_factor);  // [N, H, D]
+  const bool in_step = context.step != nullptr, gated = gate.weight.defined();
+  std::vector<const Linear*> of_input = {&q, &k, &v};
+  if (in_step && gated) of_input.push_back(&gate);  // else it waits until it is needed
+  const std::vector<at::Tensor> from_input = apply_all(a, of_input, in_step);
+  const auto gate_of_input = [&] { return in_step ? from_input[3] : gate(a); };
+  const at::Tensor queries = heads_for_attention(from_input[0], shape.head_dim, q_norm, eps, rotary, context.logits_factor);  // [N, H, D]
   // the query's position decides, so (cached) keys need no factor
-  const at::Tensor keys = heads_for_attention(k(a), shape.head_dim, k_norm, eps, rotary, {});  // [N, KV, D]
-  const at::Tensor values = heads_of(v(a), shape.head_dim);                                    // [N, KV, D]
+  const at::Tensor keys = heads_for_attention(from_input[1], shape.head_dim, k_norm, eps, rotary, {});  // [N, KV, D]
+  const at::Tensor values = heads_of(from_input[2], shape.head_dim);                                    // [N, KV, D]
   if (cache != nullptr && cache->keep_q) cache->q = queries;
   at::Tensor mixed =
       cache == nullptr          ? attend_packed(queries, keys, values, context.segments, shape.window)
-      : context.step != nullptr ? attend_step(queries, keys, values, *cache, *context.step, shape.window)
+      : in_step ? attend_step(queries, keys, values, *cache, *context.step, shape.window)
                                 : attend_cached(queries, keys, values, *cache, context.segments.past, context.cache_capacity, shape.window);
   mixed = mixed.reshape({a.size(0), shape.heads * shape.head_dim});
-  if (gate.weight.defined()) mixed = sigmoid_gate(gate(a), mixed);
-  return o(mixed);
+  if (gated) mixed = sigmoid_gate(gate_of_input(), mixed);
+  return apply_all(mixed, {&o}, in_step)[0];
 }
 
 LightningMixer::LightningMixer(const LightningShape& s, double norm_eps, const NamedTensors& weights, const std::string& prefix)
@@ -77,17 +96,23 @@ LightningMixer::LightningMixer(const LightningShape& s, double norm_eps, const N
 
 at::Tensor LightningMixer::operator()(const at::Tensor& a, const ForwardContext& context, LayerCache* cache) const {
   const RotaryTable* const rotary = shape.rope ? &context.rotary : nullptr;
-  const at::Tensor queries = heads_for_attention(q(a), shape.head_dim, q_norm, eps, rotary, {});  // [N, H, D]
-  const at::Tensor keys = heads_for_attention(k(a), shape.head_dim, k_norm, eps, rotary, {});     // [N, KV, D]
-  const at::Tensor values = heads_of(v(a), shape.head_dim);                                       // [N, KV, D]
+  const bool in_step = context.step != nullptr, gated = z.weight.defined();
+  std::vector<const Linear*> of_input = {&q, &k, &v};
+  if (in_step && gated) of_input.push_back(&z);  // else it waits until it is needed
+  const std::vector<at::Tensor> from_input = apply_all(a, of_input, in_step);
+  const auto gate_of_input = [&] { return in_step ? from_input[3] : z(a); };
+  const at::Tensor queries = heads_for_attention(from_input[0], shape.head_dim, q_norm, eps, rotary, {});  // [N, H, D]
+  const at::Tensor keys = heads_for_attention(from_input[1], shape.head_dim, k_norm, eps, rotary, {});     // [N, KV, D]
+  const at::Tensor values = heads_of(from_input[2], shape.head_dim);                                       // [N, KV, D]
   at::Tensor mixed = cache == nullptr          ? lightning_packed(queries, keys, values, slopes, shape.scale, context.segments)
-                     : context.step != nullptr ? lightning_attention_step_(queries, keys, values, slopes, cache->state, shape.scale)
+                     : in_step ? lightning_attention_step_(queries, keys, values, slopes, cache->state, shape.scale)
                                                : lightning_cached(queries, keys, values, slopes, shape.scale, cache->state);
   mixed = mixed.reshape({a.size(0), shape.heads * shape.head_dim});
-  const bool normed = o_norm.defined(), gated = z.weight.defined();
-  if (normed && gated) return o(gated_rms_norm(mixed, z(a), o_norm, eps));
-  if (normed) return o(rms_norm(mixed, o_norm, eps));
-  return o(gated ? sigmoid_gate(z(a), mixed) : mixed);
+  const bool normed = o_norm.defined();
+  if (normed && gated) mixed = gated_rms_norm(mixed, gate_of_input(), o_norm, eps);
+  else if (normed) mixed = rms_norm(mixed, o_norm, eps);
+  else if (gated) mixed = sigmoid_gate(gate_of_input(), mixed);
+  return apply_all(mixed, {&o}, in_step)[0];
 }
 
 }  // namespace qkr

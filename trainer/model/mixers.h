@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <variant>
+#include <vector>
 
 #include "trainer/core/named_tensors.h"
 #include "trainer/model/architecture.h"
@@ -22,6 +23,9 @@ struct Linear {
 
 // The weights called <prefix>.weight and, if it exists, <prefix>.bias.
 Linear linear_at(const NamedTensors& weights, const std::string& prefix);
+
+// Each of the layers of x. in_step: of a decode step, so in one launch where few_rows_linear serves; nothing is differentiable then.
+std::vector<at::Tensor> apply_all(const at::Tensor& x, const std::vector<const Linear*>& layers, bool in_step);
 
 // Everything of one forward call that is the same in every layer.
 struct ForwardContext {
