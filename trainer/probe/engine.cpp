@@ -168,7 +168,7 @@ std::string use_text(const EngineUse& use) {
                             fixed(100.0 * static_cast<double>(use.prefilled_tokens) / static_cast<double>(use.prompt_tokens), 0),
                             "%, beginnings that prompts share once)", each_second(use.prefilled_tokens, use.prefill_seconds));
   if (use.new_tokens == 0) return text;
-  text += concat("; decoded ", use.new_tokens, " tokens, up to ", use.batch, " prompts at a time");
+  text += concat("; decoded ", use.new_tokens, " tokens, ", use.batch == 1 ? std::string("one prompt") : std::string("up to ") + std::to_string(use.batch) + " prompts", " at a time");
   if (use.steps > 0) text += concat(", ", fixed(1e3 * use.step_seconds / static_cast<double>(use.steps), 2), " ms a step");
   return text + (use.not_recorded.empty() ? ", one CUDA graph a step" : concat(", no CUDA graph: ", use.not_recorded));
 }
