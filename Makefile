@@ -10,12 +10,13 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Waiting OpenMP threads sleep instead of spinning: on a busy machine small models are ten times faster so.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: all build deps configure demo test test-asan bench gpu-bundle format clean help
+.PHONY: amnesia-base all build deps configure demo test test-asan bench gpu-bundle format clean help
 
 all: build
 
 help:
 	@echo "make demo        install what is missing, build, run examples/tiny on the CPU"
+	@echo "make amnesia-base  the base model of examples/amnesia from nothing, on a GPU"
 	@echo "make test        install what is missing, build, run every test"
 	@echo "make test-asan   the rooms' tests on the CPU under AddressSanitizer and UBSan, in build-asan"
 	@echo "make build       sft-train, niah-probe, qk-restore, libqk_restore_ops.so in $(BUILD)/"
@@ -41,6 +42,14 @@ build: configure
 
 demo: build
 	@scripts/demo.sh $(BIN)
+
+# The weights in examples/amnesia/model again, on one GPU in two minutes: the result is runs/amnesia-base-2/model.
+amnesia-base: build
+	@mkdir -p build/amnesia
+	@python3 examples/amnesia/make.py --corpus build/amnesia/short.jsonl 40000 --lengths 40 450 --seed 11
+	@python3 examples/amnesia/make.py --corpus build/amnesia/long.jsonl 40000 --lengths 60 900 --seed 12
+	@$(BIN)/sft-train --config examples/amnesia/base-1.yaml
+	@$(BIN)/sft-train --config examples/amnesia/base-2.yaml
 
 test: configure
 	@echo "== building programs and tests into $(BUILD)/ ($(JOBS) jobs)"
