@@ -19,7 +19,7 @@ help:
 	@echo "make amnesia-base  the base model of examples/amnesia from nothing, on a GPU"
 	@echo "make test        install what is missing, build, run every test"
 	@echo "make test-asan   the rooms' tests on the CPU under AddressSanitizer and UBSan, in build-asan"
-	@echo "make build       sft-train, niah-probe, qk-restore, libqk_restore_ops.so in $(BUILD)/"
+	@echo "make build       sft-train, niah-probe, qk-restore, libqk_restore_ops.so in $(BUILD)/; pip install . packs them"
 	@echo "make bench       our operators against their peers, on the GPU if there is one; BENCH='--benchmark_filter=polar'"
 	@echo "make gpu-bundle  binaries and fixtures for a GPU machine, in $(BUILD)/gpu-bundle"
 	@echo "make format      clang-format on what is ours"
@@ -38,7 +38,7 @@ $(BUILD)/build.ninja: $(VENV)/.ready scripts/configure.sh
 
 build: configure
 	@echo "== building into $(BUILD)/ ($(JOBS) jobs)"
-	@ninja -C $(BUILD) -j $(JOBS) sft-train niah-probe qk-restore qk_restore_ops
+	@ninja -C $(BUILD) -j $(JOBS) sft-train niah-probe qk-restore qk_restore_ops qk_restore_binding
 
 demo: build
 	@scripts/demo.sh $(BIN)

@@ -34,7 +34,8 @@ fi
 echo "== installing torch 2.11, the CUDA 13.0 toolkit, cmake and ninja into $venv (2.5 GB to download, once)"
 "$venv/bin/python" -m pip install -q --disable-pip-version-check "torch==2.11.*" "cmake>=3.28" ninja \
   "cuda-toolkit[nvcc,crt,nvvm,cccl,cudart,cublas,cusolver,cusparse,nvrtc]==13.0.*" \
-  "transformers==4.57.6" numpy  # a test loads what we export with it
+  "transformers==4.57.6" numpy \
+  "trl==0.29.1" "pytest>=9,<10" "scikit-build-core==1.1.2"  # what the wheel and the callback are tested with, 100 MB
 
 # The wheels ship lib*.so.<n> alone and no lib64: linkers and nvcc look for both.
 cuda=$("$venv/bin/python" -c 'import torch, os; print(os.path.join(os.path.dirname(os.path.dirname(torch.__file__)), "nvidia", "cu13"))')
