@@ -156,11 +156,6 @@ void check_gates(const RunConfig& config, Found& found) {
   }
 }
 
-// Keys that are known before what they ask for is there.
-void check_not_there_yet(const RunConfig& config, Found& found) {
-  if (config.probe.heads) found.push_back({"probe.heads", "must be false: this version does not look at heads"});
-}
-
 }  // namespace
 
 std::vector<Contradiction> find_contradictions(const RunConfig& config) {
@@ -172,7 +167,6 @@ std::vector<Contradiction> find_contradictions(const RunConfig& config) {
   check_auto(config, found);
   check_probe(config.probe, found);
   check_gates(config, found);
-  check_not_there_yet(config, found);
   const auto normal = [](const std::string& path) {
     const std::filesystem::path plain = std::filesystem::path(path).lexically_normal();
     return plain.has_filename() ? plain : plain.parent_path();  // runs/a/ is runs/a

@@ -50,6 +50,9 @@ RecallProbe::RecallProbe(const ProbeConfigSection& config, const Decoder& decode
                          const std::filesystem::path& file, int64_t resumed_step, Console& console, ProbeOrigin origin, ItemPool pool)
     : config_(config), decoder_(decoder), codec_(std::move(codec)), items_(std::move(items)), file_(file), console_(console),
       origin_(std::move(origin)), pool_(std::move(pool)), settled_(!config.samples.is_auto()) {
+  if (config_.heads && !file_.empty() && !items_.empty()) {
+    heads_.emplace(decoder_, codec_, file_.parent_path() / "heads.jsonl", config_.prefill_chunk, resumed_step, console_);
+  }
   if (!file_.empty() && std::filesystem::exists(file_)) read_earlier(resumed_step);
 }
 
@@ -168,6 +171,7 @@ void RecallProbe::finish_stage(const std::vector<ItemResult>& measured) {
   }
   const std::string agreement = agreement_table(measured);
   if (!agreement.empty()) console_.line("  how the two readings agree:\n" + agreement);
+  if (heads_) heads_->measure(measured[0].stage, measured[0].step, measured[0].model, items_);
 }
 
 void RecallProbe::measure(const std::string& stage, int64_t step) {

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "trainer/config/run_config.h"
 #include "trainer/hooks/console.h"
+#include "trainer/hooks/head_probe.h"
 #include "trainer/io/json_lines.h"
 #include "trainer/loop/hook.h"
 #include "trainer/model/decoder.h"
@@ -70,6 +72,7 @@ class RecallProbe {
   std::vector<ItemResult> results_;
   std::vector<ItemResult> spare_;  // taken back, of an earlier process
   std::string broken_stage_;
+  std::optional<HeadProbe> heads_;  // heads.jsonl beside the file, where the configuration asks for it
 };
 
 // before_run: stage "start", or what a killed process had begun at this step; after_step: "step-<n>" every probe.every
