@@ -16,7 +16,7 @@ namespace {
 using html::Cell;
 
 const std::vector<std::string> kShareStops = {"#ECE9E3", "#A9BCE6", "#4C78D0", "#173A86"};
-constexpr size_t kListed = 40;
+constexpr size_t kListed = 24;
 constexpr int64_t kLabelEvery = 8;  // of the heads of a narrow map
 
 double largest_share(const HeadMap& map) {
@@ -38,10 +38,10 @@ std::string share_words(const MeanShare& share) {
 // Three of them stand side by side on a wide screen.
 Grid empty_grid(const HeadMap& map) {
   Grid grid;
-  grid.cell_width = static_cast<int>(std::clamp<int64_t>(312 / std::max<int64_t>(1, map.heads()), 9, 30));
+  grid.cell_width = static_cast<int>(std::clamp<int64_t>(320 / std::max<int64_t>(1, map.heads()), 9, 30));
   grid.cell_height = std::clamp(grid.cell_width, 15, 20);
   grid.gap = grid.cell_width >= 18 ? 1 : 0;
-  grid.left = 30;
+  grid.left = 28;
   grid.font = grid.cell_width >= 24 ? 11 : grid.cell_width >= 16 ? 9 : 7;
   grid.axis = "head";
   for (int64_t head = 0; head < map.heads(); ++head) {
@@ -111,7 +111,7 @@ std::string change_table(const HeadMap& map, const std::vector<HeadChange>& lost
     }
     table.row(cells);
   }
-  const std::string more = lost.size() > kListed ? concat("<p class=\"hint\">The first ", kListed, " of ", lost.size(), ".</p>\n") : "";
+  const std::string more = lost.size() > kListed ? concat("<p class=\"hint\">The first ", kListed, " of them; all are in heads.jsonl.</p>\n") : "";
   return more + table.html();
 }
 

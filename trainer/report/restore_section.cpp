@@ -187,7 +187,7 @@ std::string restore_section(const RunData& run) {
     } else if (key == "parts" && value.is_string()) {
       list += html::fact("parts", escape(parts_text(value.get<std::string>())));
     } else if (key != "layers" || !value.is_array()) {
-      list += html::json_fact(key, value);
+      if (key != "restored_sha256" || run.method != "none") list += html::json_fact(key, value);  // of nothing
     } else {
       Json layers = Json::array();
       for (const Json& layer : value) {
