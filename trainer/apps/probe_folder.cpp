@@ -6,14 +6,15 @@
 
 #include "trainer/apps/process.h"
 #include "trainer/apps/session.h"
-#include "trainer/core/digest.h"
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
-#include "trainer/io/atomic.h"
+#include "trainer/hooks/head_probe.h"
 #include "trainer/io/json_lines.h"
+#include "trainer/probe/auto_samples.h"
 #include "trainer/probe/codec.h"
 #include "trainer/probe/engine.h"
 #include "trainer/probe/generator.h"
+#include "trainer/probe/prompt_file.h"
 #include "trainer/probe/record.h"
 #include "trainer/probe/summary.h"
 
@@ -38,54 +39,139 @@ std::vector<ItemResult> earlier_rows(const ProbeFolderOptions& options) {
   return read_rows(options.output, /*allow_torn_end=*/true);
 }
 
+// {"prompt": ..., "answer": ...} a line.
+std::vector<NeedleItem> own_items(const ProbeFolderOptions& options, const TextCodec& codec) {
+  if (options.reading != "generate") fail("--reading must be generate beside --prompts, got ", options.reading);
+  std::vector<OwnPrompt> prompts;
+  JsonLinesReader reader(options.prompts);
+  while (reader.next()) {
+    const auto text = [&](const char* key) {
+      const nlohmann::json& row = reader.row();
+      if (!row.is_object() || !row.contains(key) || !row[key].is_string()) {
+        fail(options.prompts, ":", reader.line(), ": must be an object with the strings \"prompt\" and \"answer\", got no ", quoted(key));
+      }
+      return row[key].get<std::string>();
+    };
+    prompts.push_back({text("prompt"), text("answer")});
+  }
+  std::vector<NeedleItem> items = prompt_items(prompts, fs::path(options.prompts).stem().string(), options.section.mode, codec);
+  if (options.prompt_limit > 0 && options.prompt_limit < static_cast<int64_t>(items.size())) items.resize(static_cast<size_t>(options.prompt_limit));
+  return items;
+}
+
 ProbeOptions run_options(const ProbeFolderOptions& options, const Decoder& decoder) {
   ProbeOptions run;
   run.stage = options.stage;
   run.mode = options.section.mode;
   run.max_new_tokens = options.section.max_new_tokens;
   run.dtype = options.dtype;
-  run.tokenizer = sha256_hex(read_text_file((fs::path(options.model) / "tokenizer.json").string())).substr(0, 16);
+  run.tokenizer = tokenizer_digest(options.model);
   run.model = weights_digest(decoder.weights(), options.logits_scaling);
   for (const int64_t id : decoder.architecture().eos_ids) run.eos_ids.push_back(static_cast<int32_t>(id));
   return run;
 }
 
+// Prompts by every reading that is asked for, those apart that an earlier process has measured.
+class FolderProbe {
+ public:
+  FolderProbe(const ProbeFolderOptions& options, const Decoder& decoder, const TextCodec& codec, Console& console, std::vector<ItemResult> earlier)
+      : options_(options), decoder_(decoder), codec_(codec), console_(console), base_(run_options(options, decoder)), results_(std::move(earlier)) {}
+
+  void measure(const std::vector<NeedleItem>& items) {
+    for (const std::string& reading : readings_of(options_.reading)) {
+      const std::vector<NeedleItem> left = items_left(items, results_, with(reading), options_.output);
+      say(concat(left.size(), " prompts", left.size() < items.size() ? concat(" of ", items.size(), ", the others are in ", options_.output) : "", ", ",
+                 limit_text(reading)));
+      EngineUse use;
+      run(left, reading, &use);
+      if (!left.empty()) console_.line(use_text(use));
+    }
+  }
+
+  // The prompts that it came to.
+  std::vector<NeedleItem> measure_until_narrow(ItemPool pool) {
+    ProbeConfigSection section = options_.section;
+    section.reading = options_.reading;
+    std::vector<std::string> limits;
+    for (const std::string& reading : readings_of(options_.reading)) limits.push_back(limit_text(reading));
+    say(concat("batches of ", kSampleBatch, " prompts a cell until its interval is at most ", fixed(section.width, 1), " points wide, ",
+               section.max_samples, " at most, ", join(limits, " and ")));
+    const size_t earlier = results_.size();
+    EngineUse use;
+    const std::vector<NeedleItem> items = measure_until_settled(section, pool, results_, [&](const std::vector<NeedleItem>& batch) {
+      for (const std::string& reading : readings_of(options_.reading)) run(items_left(batch, results_, with(reading), options_.output), reading, &use);
+    });
+    for (const std::string& reading : readings_of(options_.reading)) items_left(items, results_, with(reading), options_.output);
+    if (results_.size() > earlier) console_.line(use_text(use));
+    return items;
+  }
+
+  const std::string& model() const { return base_.model; }  // digest
+  std::vector<ItemResult> take() { return std::move(results_); }
+
+ private:
+  ProbeOptions with(const std::string& reading) const {
+    ProbeOptions run = base_;
+    run.reading = reading;
+    return run;
+  }
+
+  std::string limit_text(const std::string& reading) const {
+    return reading == "generate" ? concat("greedy, at most ", base_.max_new_tokens, " new tokens") : "teacher-forced";
+  }
+
+  void say(const std::string& what) const {
+    console_.line(concat("probe ", options_.model, " (model ", base_.model, ", tokenizer ", base_.tokenizer, "): ", what));
+  }
+
+  void run(const std::vector<NeedleItem>& items, const std::string& reading, EngineUse* use) {
+    if (!options_.output.empty() && !rows_) rows_ = std::make_unique<JsonLinesWriter>(options_.output);
+    const auto progress = [&](const ItemResult& result, int64_t done, int64_t total) {
+      if (rows_) rows_->write_row(to_json(result));
+      console_.status(concat(progress_bar(done, total), " ", done, "/", total, ", last ", result.id, " in ", fixed(result.seconds, 2), "s"));
+    };
+    const EngineOptions engine{.prefill_chunk = options_.section.prefill_chunk, .batch = options_.batch};
+    const std::vector<ItemResult> fresh =
+        reading == "generate" ? run_probe(items, text_engine(decoder_, engine, use), codec_, with(reading), progress)
+                              : run_teacher_forced(items, read_engine(decoder_, engine, use), codec_, with(reading), progress);
+    results_.insert(results_.end(), fresh.begin(), fresh.end());
+  }
+
+  const ProbeFolderOptions& options_;
+  const Decoder& decoder_;
+  const TextCodec& codec_;
+  Console& console_;
+  ProbeOptions base_;
+  std::vector<ItemResult> results_;
+  std::unique_ptr<JsonLinesWriter> rows_;
+};
+
 }  // namespace
 
 std::vector<ItemResult> probe_folder(const ProbeFolderOptions& options, Console& console) {
+  if (!options.heads.empty() && !options.prompts.empty()) fail("--heads must not stand beside --prompts, which have no needles");
+  if (!options.heads.empty() && !options.resume && fs::exists(options.heads)) {
+    fail(options.heads, ": --heads must not exist yet (--resume goes on with it)");
+  }
   std::vector<ItemResult> results = earlier_rows(options);
   make_deterministic();
   const ModelSource source = ModelSource::read(options.model, options.logits_scaling);
   const TextModel text = TextModel::load(options.model, "");
   check_vocabulary(source, text);
-  const std::vector<NeedleItem> items = make_items(options.section, text);
+  const TextCodec codec = text_codec(text);
+  std::vector<NeedleItem> items = options.prompts.empty() ? make_items(options.section, text) : own_items(options, codec);
   const c10::Device device = choose_device(options.device);
   const Decoder decoder = load_decoder(source, options.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat, device);
-  const TextCodec codec = text_codec(text);
-  const std::vector<ItemResult> earlier = results;
-  std::unique_ptr<JsonLinesWriter> rows;
-  const auto progress = [&](const ItemResult& result, int64_t done, int64_t total) {
-    if (rows) rows->write_row(to_json(result));
-    console.status(concat(progress_bar(done, total), " ", done, "/", total, ", last ", result.id, " in ", fixed(result.seconds, 2), "s"));
-  };
-  for (const std::string reading : {"generate", "teacher_forced"}) {
-    if (options.reading != reading && options.reading != "both") continue;
-    ProbeOptions run = run_options(options, decoder);
-    run.reading = reading;
-    const std::vector<NeedleItem> left = items_left(items, earlier, run, options.output);
-    const std::string limit = reading == "generate" ? concat("greedy, at most ", run.max_new_tokens, " new tokens") : "teacher-forced";
-    console.line(concat("probe ", options.model, " (model ", run.model, ", tokenizer ", run.tokenizer, "): ", left.size(), " prompts",
-                        left.size() < items.size() ? concat(" of ", items.size(), ", the others are in ", options.output) : "", ", ", limit));
-    if (!options.output.empty() && !rows) rows = std::make_unique<JsonLinesWriter>(options.output);
-    const EngineOptions engine{.prefill_chunk = options.section.prefill_chunk, .batch = options.batch};
-    EngineUse use;
-    const std::vector<ItemResult> fresh = reading == "generate"
-                                              ? run_probe(left, text_engine(decoder, engine, &use), codec, run, progress)
-                                              : run_teacher_forced(left, read_engine(decoder, engine, &use), codec, run, progress);
-    if (!fresh.empty()) console.line(use_text(use));
-    results.insert(results.end(), fresh.begin(), fresh.end());
+  FolderProbe probe(options, decoder, codec, console, std::move(results));
+  if (!options.section.samples.is_auto() || !options.prompts.empty()) {
+    probe.measure(items);
+  } else {
+    items = probe.measure_until_narrow(make_pool(options.section, text));
   }
-  return results;
+  if (!options.heads.empty()) {
+    HeadProbe(decoder, codec, options.heads, options.section.prefill_chunk, console).measure(options.stage, 0, probe.model(), items);
+  }
+  return probe.take();
 }
 
 std::string results_text(const std::vector<ItemResult>& results) {
@@ -118,7 +204,7 @@ std::pair<NamedResults, NamedResults> compared_results(const ProbeFolderOptions&
   if (fs::is_directory(first) != fs::is_directory(second))
     fail("--compare must name two result files or two model folders, got one of each");
   if (!fs::is_directory(first)) return {read_results(first), read_results(second)};
-  if (!options.output.empty()) fail("--output must not stand beside --compare: measure each model with it, then compare the files");
+  if (!options.output.empty() || !options.heads.empty()) fail("--output and --heads must not stand beside --compare: measure each model with it, then compare the files");
   const auto measure = [&](const std::string& folder) {
     ProbeFolderOptions one = options;
     one.model = folder;

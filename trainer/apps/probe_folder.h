@@ -14,10 +14,13 @@ namespace qkr {
 struct ProbeFolderOptions {
   std::string model;
   std::string output;   // JSON lines; "": none
+  std::string heads;    // JSON lines of the heads' attention on the needle; "": nobody looks
   bool resume = false;  // output may be there: what it holds is not measured again
   std::string device = "auto", dtype = "bfloat16", logits_scaling = "checkpoint";
   int64_t batch = 0;  // prompts decoded together; 0: what fits
   std::string stage = "probe", reading = "generate";  // reading: generate, teacher_forced or both
+  std::string prompts;        // a file of the user's own prompts instead of the section's needles; ""
+  int64_t prompt_limit = 0;   // the first so many of them; 0: all
   ProbeConfigSection section;
 };
 
