@@ -44,9 +44,20 @@ def q_weights(model):
     return [layer.self_attn.q_proj.weight.detach().cpu().clone() for layer in model.model.layers]
 
 
+class Reported(transformers.TrainerCallback):
+    """What a reporting integration (TensorBoard, wandb) gets to see."""
+
+    def __init__(self):
+        self.keys = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.keys += list(logs)
+
+
 def test_a_trainer_from_start_to_restored(tmp_path):
-    callback = RecallCallback(restore="plain", output=str(tmp_path / "probe.jsonl"), **PROBE)
+    callback, reported = RecallCallback(restore="plain", output=str(tmp_path / "probe.jsonl"), **PROBE), Reported()
     run = trainer(tmp_path, callback, eval_strategy="steps", eval_steps=2)
+    run.add_callback(reported)
     before, value = q_weights(run.model), run.model.model.layers[0].self_attn.v_proj.weight.detach().cpu().clone()
     run.train()
     assert all(torch.equal(a, b) for a, b in zip(before, q_weights(run.model)))
@@ -60,6 +71,9 @@ def test_a_trainer_from_start_to_restored(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "probe.jsonl").read_text().splitlines()]
     assert [row["stage"] for row in rows[::4]] == ["start", "step-2", "step-4", "end", "restored"] and len(rows) == 20
     assert len({row["id"] for row in rows}) == 4  # the same prompts each time
+    times = {stage: [row["seconds"] for row in rows if row["stage"] == stage] for stage in ("step-4", "end", "restored")}
+    assert times["end"] == times["step-4"] and times["restored"] != times["end"]  # not measured twice; measured again
+    assert {f"recall/{CELLS[0]}", f"recall_restored/{CELLS[0]}", "restore/residual_after"} <= set(reported.keys)
     changes = callback.probe.summary()["changes"]
     assert {(c["before"], c["after"]) for c in changes} >= {("start", "restored"), ("end", "restored")}
     saved = tmp_path / "saved"
@@ -127,7 +141,7 @@ def test_trl_sft_trainer(tmp_path):
 
     text = [{"text": f"Question {i}: how much is {i} and {i}? Answer: {2 * i}."} for i in range(8)]
     arguments = trl.SFTConfig(tmp_path / "run", max_steps=2, per_device_train_batch_size=2, learning_rate=1e-2, report_to="none",
-                              logging_steps=1, save_strategy="no", eval_strategy="steps", eval_steps=1, max_length=32, bf16=False,
+                              logging_steps=2, save_strategy="no", eval_strategy="steps", eval_steps=1, max_length=32, bf16=False,
                               gradient_checkpointing=True, disable_tqdm=True, use_cpu=not torch.cuda.is_available())
     callback = RecallCallback(restore="procrustes", reading="teacher_forced", **PROBE)
     data = datasets.Dataset.from_list(text)
@@ -136,8 +150,8 @@ def test_trl_sft_trainer(tmp_path):
     run = trl.SFTTrainer(make("qwen3"), args=arguments, train_dataset=data, eval_dataset=data, processing_class=words, callbacks=[callback])
     run.train()
     assert [step for step, _ in logged(run, "recall/" + CELLS[0])] == [0, 1, 2, 2]
-    assert [step for step, _ in logged(run, "loss")] == [1, 2]
-    assert [step for step, _ in logged(run, "mean_token_accuracy")] == [1, 2]  # TRL's own averages are in their own rows
+    assert [step for step, _ in logged(run, "loss")] == [2]
+    assert [step for step, _ in logged(run, "mean_token_accuracy")] == [2]  # TRL's averages wait for their own row
     assert callback.report["method"] == "procrustes" and all(layer["rotation"] > 0 for layer in callback.report["layers"])
     assert callback.probe.rows[0]["reading"] == "teacher_forced" and callback.probe.rows[0]["answer_tokens"] > 0
 

@@ -135,4 +135,4 @@ class RecallCallback(transformers.TrainerCallback):
         if trainer is None:
             state.log_history.append({**logs, "step": state.global_step})
         else:
-            transformers.Trainer.log(trainer, logs)  # the base's: TRL's would add, and clear, the averages of its next line
+            trainer.log(logs)

@@ -2,24 +2,12 @@
 
 import inspect
 import json
-import pathlib
 import tempfile
 import time
 from typing import Any, Iterator, Optional, Sequence
 
 import torch
 from torch import Tensor
-
-
-def _tokenizer_folder(tokenizer: Any, folder: str) -> None:
-    """tokenizer.json and the chat template, without the truncation and padding that a data collator may have switched on."""
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"tokenizer: must be a fast one (tokenizer.json), got {type(tokenizer).__name__}")
-    tokenizer.save_pretrained(folder)
-    path = pathlib.Path(folder) / "tokenizer.json"
-    engine = json.loads(path.read_text(encoding="utf-8"))
-    engine["truncation"] = engine["padding"] = None
-    path.write_text(json.dumps(engine, ensure_ascii=False), encoding="utf-8")
 
 
 def _eos_ids(model: torch.nn.Module) -> list[int]:
@@ -47,6 +35,8 @@ class RecallProbe:
                  output: Optional[str] = None):
         if reading not in ("generate", "teacher_forced"):
             raise ValueError(f"reading: must be generate or teacher_forced, got {reading!r}")
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(f"tokenizer: must be a fast one (tokenizer.json), got {type(tokenizer).__name__}")
         self.model, self.reading, self.prefill_chunk, self.output = model, reading, prefill_chunk, output
         self.rows: list[dict] = []
         options = {"lengths": list(lengths), "tasks": list(tasks), "samples": samples, "mode": mode, "max_new_tokens": max_new_tokens,
@@ -55,7 +45,7 @@ class RecallProbe:
             options["haystack"] = str(haystack)
         labels = {"dtype": str(next(model.parameters()).dtype).removeprefix("torch.")}
         with tempfile.TemporaryDirectory() as folder:
-            _tokenizer_folder(tokenizer, folder)
+            tokenizer.save_pretrained(folder)  # truncation that a collator has switched on goes along and is not obeyed
             self._probe = torch.classes.qk_restore.NeedleProbe(folder, json.dumps(options), _eos_ids(model), json.dumps(labels))
         parameters = inspect.signature(model.forward).parameters
         self._keeps_last = "logits_to_keep" in parameters
