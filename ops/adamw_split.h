@@ -24,6 +24,12 @@ void adamw_split_(const at::Tensor& weight,                     // any shape, bf
                   const std::optional<at::Tensor>& clip_scale,  // fp32, one element, multiplied into grad
                   const AdamwOptions& options);
 
+// The same, to the bit, for tensors of any shapes that share all but themselves: on a GPU in a launch for every 64.
+void adamw_split_list_(at::TensorList weights,
+                       at::TensorList master_lows,  // one for each weight, all of them bf16; or none, all fp32
+                       at::TensorList grads, at::TensorList exp_avgs, at::TensorList exp_avg_sqs,
+                       const std::optional<at::Tensor>& clip_scale, const AdamwOptions& options);
+
 // The two halves of an fp32 tensor: {bf16 weight, int16 remainder}, dense, on its device. join_master is the inverse, bit for
 // bit, for all finite values and infinities; a NaN stays a NaN. The weight is fp32 rounded half up (in magnitude), so a
 // master whose remainder is zero is just the bf16 weight: Note [Split master] in csrc/adamw/params.h.

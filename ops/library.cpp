@@ -7,6 +7,13 @@ QKR_LIBRARY(m) {
   m.def(
       "adamw_split_(Tensor(a!) weight, Tensor(b!)? master_low, Tensor grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, "
       "Tensor? clip_scale, float lr, float beta1, float beta2, float eps, float weight_decay, int step) -> ()");
+  // The same for many tensors in few launches. master_lows: one for each weight, all of them bf16, or none.
+  m.def(
+      "adamw_split_list_(Tensor(a!)[] weights, Tensor(b!)[] master_lows, Tensor[] grads, Tensor(c!)[] exp_avgs, "
+      "Tensor(d!)[] exp_avg_sqs, Tensor? clip_scale, float lr, float beta1, float beta2, float eps, float weight_decay, int step) -> ()");
+  // An fp32 master as a bf16 weight and an int16 rest, and back; exact.
+  m.def("split_master(Tensor master) -> (Tensor weight, Tensor master_low)");
+  m.def("join_master(Tensor weight, Tensor master_low) -> Tensor");
 
   // The orthogonal matrix nearest to m + anchor * mean|diag m| * I, for each [n, n] of m; fp64 inside.
   // certificate: [..., 8] float64, its columns are PolarColumn of ops/polar.h.
@@ -33,6 +40,13 @@ QKR_LIBRARY(m) {
   m.def(
       "_qk_norm_rope_bwd(Tensor grad, Tensor x, Tensor? weight, Tensor? cos, Tensor? sin, Tensor? factor, float eps) -> "
       "(Tensor grad_x, Tensor grad_weight)");
+  // Queries and keys [N, H_kv, D] in one launch; the factor is the queries'.
+  m.def(
+      "qk_norm_rope_pair(Tensor q, Tensor k, Tensor? q_weight, Tensor? k_weight, Tensor? cos, Tensor? sin, Tensor? factor, "
+      "float eps) -> (Tensor q_out, Tensor k_out)");
+  m.def(
+      "_qk_norm_rope_pair_bwd(Tensor grad_q, Tensor grad_k, Tensor q, Tensor k, Tensor? q_weight, Tensor? k_weight, Tensor? cos, "
+      "Tensor? sin, Tensor? factor, float eps) -> (Tensor grad_q, Tensor grad_k, Tensor grad_q_weight, Tensor grad_k_weight)");
 
   // silu(gate) * x and sigmoid(gate) * x, the activation rounded first.
   m.def("swiglu(Tensor gate, Tensor x) -> Tensor");

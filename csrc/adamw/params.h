@@ -1,4 +1,4 @@
-// AdamW with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101), one tensor, step t = 1, 2, ...:
+// AdamW with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101), step t = 1, 2, ...:
 //   g <- clip_scale g;  w <- w - lr weight_decay w
 //   m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2
 //   w <- w - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
@@ -32,16 +32,23 @@ struct SplitMaster {
   int16_t* low = nullptr;  // [count]
 };
 
-// Every array is dense.
+// One tensor. Every array is dense.
 template <class Master, class Grad>
-struct AdamwParams {
+struct AdamwTensor {
   Master master;
-  const Grad* grad = nullptr;         // [count], float or Bf16
-  float* exp_avg = nullptr;           // [count], m
-  float* exp_avg_sq = nullptr;        // [count], v
-  const float* clip_scale = nullptr;  // [1] where the arrays are, or null for 1
+  const Grad* grad = nullptr;   // [count], float or Bf16
+  float* exp_avg = nullptr;     // [count], m
+  float* exp_avg_sq = nullptr;  // [count], v
   int64_t count = 0;
+};
+
+// What the tensors of a step share.
+struct AdamwShared {
+  const float* clip_scale = nullptr;  // [1] where the arrays are, or null for 1
   AdamwHyper hyper;
 };
+
+template <class Master, class Grad>
+struct AdamwParams : AdamwTensor<Master, Grad>, AdamwShared {};
 
 }  // namespace qkr

@@ -1,4 +1,4 @@
-// adamw_split_() against PyTorch's fused AdamW: over an fp32 weight, which is as exact, and all in bf16, which has no master.
+// adamw_split_() and, for more than one tensor, adamw_split_list_() against PyTorch's fused AdamW: over an fp32 weight, which is as exact, and all in bf16, which has no master.
 #include "ops/adamw_split.h"
 
 #include <ATen/ops/_fused_adamw.h>
@@ -52,10 +52,9 @@ struct Ours {
     }
   }
   void step() const {
-    for (size_t i = 0; i < weights.size(); ++i) {
-      const std::optional<Tensor> low = lows.empty() ? std::nullopt : std::optional<Tensor>(lows[i]);
-      adamw_split_(weights[i], low, grads[i], exp_avgs[i], exp_avg_sqs[i], std::nullopt, kOptions);
-    }
+    if (weights.size() > 1) return adamw_split_list_(weights, lows, grads, exp_avgs, exp_avg_sqs, std::nullopt, kOptions);
+    adamw_split_(weights[0], lows.empty() ? std::nullopt : std::optional<Tensor>(lows[0]), grads[0], exp_avgs[0], exp_avg_sqs[0],
+                 std::nullopt, kOptions);
   }
   Tensor master(size_t i) const { return lows.empty() ? weights[i] : join_master(weights[i], lows[i]); }
 };
@@ -111,7 +110,7 @@ QKR_BENCH(adamw_split) {
                                                  : std::vector<Problem>{{1, 1 << 16}, {4, 1 << 12}};
   for (const Problem& p : problems) {
     const std::string shape = concat(p.tensors, " x ", p.elements);
-    add_case("adamw_split_", shape + ", bf16 + rest", [p] { return make(p, true); });
+    add_case(p.tensors == 1 ? "adamw_split_" : "adamw_split_list_", shape + ", bf16 + rest", [p] { return make(p, true); });
     if (p.tensors == 1) add_case("adamw_split_", shape + ", fp32", [p] { return make(p, false); });
   }
 }

@@ -7,6 +7,7 @@
 #include "ops/adamw_split.h"
 #include "tests/support/accuracy.h"
 #include "tests/support/device.h"
+#include "trainer/core/error.h"
 #include "trainer/optim/adamw.h"
 
 namespace qkr {
@@ -138,6 +139,35 @@ TEST(AdamW, DecaysMatricesAndNoVectors) {
   for (const char* name : {"a.weight", "b.weight"})
     EXPECT_LE(max_abs_difference(weights.at(name), before.at(name) * 0.95), 1e-6);
   EXPECT_TRUE(same_bytes(weights.at("norm.weight"), before.at("norm.weight")));
+}
+
+// Weights that may and may not go into one launch: bf16 and fp32, matrices and vectors, with a gradient and without.
+TEST(AdamW, UpdatesEveryKindOfWeightAsACallForEachDoes) {
+  OptimConfigSection config = plain_config();
+  config.weight_decay = 0.1;
+  at::manual_seed(3);
+  NamedTensors weights;
+  for (int i = 0; i < 12; ++i) {
+    const at::Tensor w = i % 3 == 0 ? at::randn({7}) : at::randn({5, 3 + i});
+    weights.set(concat("w", i), w.to(i % 2 == 0 ? at::kBFloat16 : at::kFloat).set_requires_grad(true));
+  }
+  AdamW optimizer(config, weights);
+  NamedTensors want;  // copies of weights and state
+  for (const auto& [name, weight] : weights) {
+    want.set(name, weight.detach().clone());
+    if (name != "w4") set_grad(weights, name, at::randn(weight.sizes()));
+  }
+  for (const auto& [name, tensor] : optimizer.state()) want.set(name, tensor.clone());
+  for (const auto& [name, weight] : weights) {
+    if (!weight.grad().defined()) continue;
+    const at::Tensor* low = want.find("master_low." + name);
+    adamw_split_(want.at(name), low == nullptr ? std::nullopt : std::optional<at::Tensor>(*low), weight.grad(), want.at("exp_avg." + name),
+                 want.at("exp_avg_sq." + name), std::nullopt,
+                 {0.01, config.beta1, config.beta2, config.eps, weight.dim() > 1 ? config.weight_decay : 0.0, 2});
+  }
+  optimizer.step(2, 0.01, optimizer.grad_norm());
+  for (const auto& [name, weight] : weights) EXPECT_TRUE(same_bytes(weight, want.at(name))) << name;
+  for (const auto& [name, tensor] : optimizer.state()) EXPECT_TRUE(same_bytes(tensor, want.at(name))) << name;
 }
 
 TEST(AdamW, DropsGradientsAfterAStepAndOnDemand) {

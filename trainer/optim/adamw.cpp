@@ -35,17 +35,30 @@ at::Tensor AdamW::grad_norm() const {
   return at::stack(at::_foreach_norm(all, 2, at::kFloat)).norm();
 }
 
+AdamW::Lists AdamW::lists_of(bool decays, bool split) const {
+  Lists lists;
+  for (const Slot& slot : slots_) {
+    const at::Tensor& grad = slot.weight.grad();
+    if (!grad.defined() || (slot.weight.dim() > 1) != decays || slot.master_low.defined() != split) continue;
+    lists.weights.push_back(slot.weight);
+    if (split) lists.master_lows.push_back(slot.master_low);
+    lists.grads.push_back(grad);
+    lists.exp_avgs.push_back(slot.exp_avg);
+    lists.exp_avg_sqs.push_back(slot.exp_avg_sq);
+  }
+  return lists;
+}
+
 void AdamW::step(int64_t step, double lr, const at::Tensor& norm) {
   std::optional<at::Tensor> clip_scale;
   // The norm stays on the device: no update waits for the host.
   if (config_.clip_norm > 0) clip_scale = (config_.clip_norm / (norm + 1e-6)).clamp_max(1.0).view({1});
-  for (const Slot& slot : slots_) {
-    const at::Tensor& grad = slot.weight.grad();
-    if (!grad.defined()) continue;
-    const double decay = slot.weight.dim() > 1 ? config_.weight_decay : 0.0;
-    const AdamwOptions options{lr, config_.beta1, config_.beta2, config_.eps, decay, step};
-    const auto low = slot.master_low.defined() ? std::optional<at::Tensor>(slot.master_low) : std::nullopt;
-    adamw_split_(slot.weight, low, grad, slot.exp_avg, slot.exp_avg_sq, clip_scale, options);
+  for (const bool decays : {true, false}) {
+    for (const bool split : {true, false}) {
+      const Lists lists = lists_of(decays, split);
+      const AdamwOptions options{lr, config_.beta1, config_.beta2, config_.eps, decays ? config_.weight_decay : 0.0, step};
+      adamw_split_list_(lists.weights, lists.master_lows, lists.grads, lists.exp_avgs, lists.exp_avg_sqs, clip_scale, options);
+    }
   }
   drop_grads();
 }

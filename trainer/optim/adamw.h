@@ -37,7 +37,11 @@ class AdamW {
     std::string name;
     at::Tensor weight, exp_avg, exp_avg_sq, master_low;
   };
+  struct Lists {
+    std::vector<at::Tensor> weights, master_lows, grads, exp_avgs, exp_avg_sqs;
+  };
   std::vector<at::Tensor> grads() const;
+  Lists lists_of(bool decays, bool split) const;  // what one update takes together
 
   OptimConfigSection config_;
   std::vector<Slot> slots_;
