@@ -19,6 +19,16 @@ at::Tensor qk_norm_rope(const at::Tensor& x,  // [N, H, D]; any strides, best wi
                         const std::optional<at::Tensor>& factor,  // [N] fp32 (fp64 where x is fp64)
                         double eps);                              // of the norm
 
+// Queries and keys of a layer at once: {qk_norm_rope(q, q_weight, cos, sin, factor), qk_norm_rope(k, k_weight, cos, sin, {})},
+// to the bit, in one launch; the factor is the queries' (a position scales its own logits once).
+std::tuple<at::Tensor, at::Tensor> qk_norm_rope_pair(
+    const at::Tensor& q,                        // [N, H, D]
+    const at::Tensor& k,                        // [N, H_kv, D]
+    const std::optional<at::Tensor>& q_weight,  // [D]
+    const std::optional<at::Tensor>& k_weight,  // [D], with q_weight
+    const std::optional<at::Tensor>& cos, const std::optional<at::Tensor>& sin,
+    const std::optional<at::Tensor>& factor, double eps);
+
 // The dispatcher's half, and the composites: what a CPU runs, and a GPU where there is no kernel.
 at::Tensor qk_norm_rope_meta(const at::Tensor& x, const std::optional<at::Tensor>& weight,
                              const std::optional<at::Tensor>& cos, const std::optional<at::Tensor>& sin,
@@ -37,5 +47,25 @@ std::tuple<at::Tensor, at::Tensor> qk_norm_rope_bwd_composite(const at::Tensor& 
                                                               const std::optional<at::Tensor>& cos,
                                                               const std::optional<at::Tensor>& sin,
                                                               const std::optional<at::Tensor>& factor, double eps);
+
+// The same of the pair. Outputs alone, dense, not written: {grad_q, grad_k, grad_q_weight, grad_k_weight}.
+std::tuple<at::Tensor, at::Tensor> qk_norm_rope_pair_meta(
+    const at::Tensor& q, const at::Tensor& k, const std::optional<at::Tensor>& q_weight,
+    const std::optional<at::Tensor>& k_weight, const std::optional<at::Tensor>& cos,
+    const std::optional<at::Tensor>& sin, const std::optional<at::Tensor>& factor, double eps);
+std::tuple<at::Tensor, at::Tensor> qk_norm_rope_pair_composite(
+    const at::Tensor& q, const at::Tensor& k, const std::optional<at::Tensor>& q_weight,
+    const std::optional<at::Tensor>& k_weight, const std::optional<at::Tensor>& cos,
+    const std::optional<at::Tensor>& sin, const std::optional<at::Tensor>& factor, double eps);
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> qk_norm_rope_pair_bwd_meta(
+    const at::Tensor& grad_q, const at::Tensor& grad_k, const at::Tensor& q, const at::Tensor& k,
+    const std::optional<at::Tensor>& q_weight, const std::optional<at::Tensor>& k_weight,
+    const std::optional<at::Tensor>& cos, const std::optional<at::Tensor>& sin,
+    const std::optional<at::Tensor>& factor, double eps);
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> qk_norm_rope_pair_bwd_composite(
+    const at::Tensor& grad_q, const at::Tensor& grad_k, const at::Tensor& q, const at::Tensor& k,
+    const std::optional<at::Tensor>& q_weight, const std::optional<at::Tensor>& k_weight,
+    const std::optional<at::Tensor>& cos, const std::optional<at::Tensor>& sin,
+    const std::optional<at::Tensor>& factor, double eps);
 
 }  // namespace qkr

@@ -14,6 +14,8 @@ namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
+using Pair = std::tuple<Tensor, Tensor>;
+using PairGrads = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 bool has_kernel(const Tensor& x) {
   return has_kernel_type(x) && x.size(2) <= kQkNormRopeMaxHeadDim && x.size(2) % 2 == 0 &&
@@ -46,21 +48,61 @@ void fill(Params& p, const Tensor& x, const Dense& d, double eps) {
   p.eps = static_cast<float>(eps);
 }
 
-Tensor fwd_cuda(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& cos, const OptionalTensor& sin,
-                const OptionalTensor& factor, double eps) {
-  const c10::cuda::CUDAGuard device(x.device());
-  Tensor y = qk_norm_rope_meta(x, weight, cos, sin, factor, eps);
-  if (!has_kernel(x)) return qk_norm_rope_composite(x, weight, cos, sin, factor, eps);
-  const Tensor rows = with_rows(x);
-  const Dense d(weight, cos, sin, factor);
-  with_kernel_type(x, [&](auto zero) {
-    using T = decltype(zero);
+// One tensor's way forward: what the launch needs, kept alive.
+struct Forward {
+  Tensor rows, y;
+  Dense dense;
+  double eps;
+
+  template <class T>
+  QkNormRopeParams<T> params() const {
     QkNormRopeParams<T> p;
-    fill<T>(p, rows, d, eps);
+    fill<T>(p, rows, dense, eps);
     p.x = static_cast<const T*>(rows.const_data_ptr());
     p.y = mutable_data<T>(y);
     p.token_stride = stride_of(rows, 0), p.head_stride = stride_of(rows, 1);
-    C10_CUDA_CHECK(launch_qk_norm_rope(p, c10::cuda::getCurrentCUDAStream()));
+    return p;
+  }
+};
+
+// And back; without a weight x is not read.
+struct Backward {
+  Tensor grad_rows, x_rows, dx, dw, partials;
+  Dense dense;
+  double eps;
+
+  Backward(const Tensor& grad, const Tensor& x, Tensor grad_x, Tensor grad_weight, Dense d, int64_t shares, double e)
+      : grad_rows(with_rows(grad)), x_rows(d.weight ? with_rows(x) : grad_rows), dx(std::move(grad_x)),
+        dw(std::move(grad_weight)), partials(at::empty({d.weight ? shares : 0, x.size(2)}, x.options().dtype(at::kFloat))),
+        dense(std::move(d)), eps(e) {}
+
+  template <class T>
+  QkNormRopeGradParams<T> params() const {
+    QkNormRopeGradParams<T> p;
+    fill<T>(p, x_rows, dense, eps);
+    p.dy = static_cast<const T*>(grad_rows.const_data_ptr());
+    p.x = static_cast<const T*>(x_rows.const_data_ptr());
+    p.dx = mutable_data<T>(dx);
+    p.partials = dense.weight ? mutable_data<float>(partials) : nullptr;
+    p.dy_token_stride = stride_of(grad_rows, 0), p.dy_head_stride = stride_of(grad_rows, 1);
+    p.x_token_stride = stride_of(x_rows, 0), p.x_head_stride = stride_of(x_rows, 1);
+    return p;
+  }
+  template <class T>
+  ColumnSum<T> weight_sum() const {
+    return {partials.const_data_ptr<float>(), partials.size(0), mutable_data<T>(dw)};
+  }
+};
+
+Tensor fwd_cuda(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& cos, const OptionalTensor& sin,
+                const OptionalTensor& factor, double eps) {
+  const c10::cuda::CUDAGuard device(x.device());
+  const Tensor y = qk_norm_rope_meta(x, weight, cos, sin, factor, eps);
+  if (!has_kernel(x)) return qk_norm_rope_composite(x, weight, cos, sin, factor, eps);
+  const Forward f{with_rows(x), y, {weight, cos, sin, factor}, eps};
+  with_kernel_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    C10_CUDA_CHECK(launch_qk_norm_rope<T>(f.params<T>(), {}, c10::cuda::getCurrentCUDAStream()));
   });
   return y;
 }
@@ -71,25 +113,50 @@ std::tuple<Tensor, Tensor> bwd_cuda(const Tensor& grad, const Tensor& x, const O
   const c10::cuda::CUDAGuard device(x.device());
   auto [dx, dw] = qk_norm_rope_bwd_meta(grad, x, weight, cos, sin, factor, eps);
   if (!has_kernel(x)) return qk_norm_rope_bwd_composite(grad, x, weight, cos, sin, factor, eps);
-  const Tensor grad_rows = with_rows(grad), x_rows = weight ? with_rows(x) : grad_rows;
-  const Dense d(weight, cos, sin, factor);
-  const int64_t shares = weight ? qk_norm_rope_partials(x.size(0) * x.size(1)) : 0;
-  const Tensor partials = at::empty({shares, x.size(2)}, x.options().dtype(at::kFloat));
-  with_kernel_type(x, [&, &dx = dx, &dw = dw](auto zero) {
+  const int64_t shares = qk_norm_rope_partials(x.size(0) * x.size(1), 0).first;
+  const Backward b(grad, x, dx, dw, {weight, cos, sin, factor}, shares, eps);
+  with_kernel_type(x, [&](auto zero) {
     using T = decltype(zero);
-    QkNormRopeGradParams<T> p;
-    fill<T>(p, x_rows, d, eps);
-    p.dy = static_cast<const T*>(grad_rows.const_data_ptr());
-    p.x = static_cast<const T*>(x_rows.const_data_ptr());
-    p.dx = mutable_data<T>(dx);
-    p.partials = weight ? mutable_data<float>(partials) : nullptr;
-    p.dy_token_stride = stride_of(grad_rows, 0), p.dy_head_stride = stride_of(grad_rows, 1);
-    p.x_token_stride = stride_of(x_rows, 0), p.x_head_stride = stride_of(x_rows, 1);
     const auto stream = c10::cuda::getCurrentCUDAStream();
-    C10_CUDA_CHECK(launch_qk_norm_rope_grad(p, stream));
-    if (weight) C10_CUDA_CHECK(launch_column_sum(p.partials, shares, x.size(2), mutable_data<T>(dw), stream));
+    C10_CUDA_CHECK(launch_qk_norm_rope_grad<T>(b.params<T>(), {}, stream));
+    if (weight) C10_CUDA_CHECK(launch_column_sums<T>(b.weight_sum<T>(), {}, x.size(2), stream));
   });
   return {dx, dw};
+}
+
+Pair pair_fwd_cuda(const Tensor& q, const Tensor& k, const OptionalTensor& q_weight, const OptionalTensor& k_weight,
+                   const OptionalTensor& cos, const OptionalTensor& sin, const OptionalTensor& factor, double eps) {
+  const c10::cuda::CUDAGuard device(q.device());
+  const auto [q_out, k_out] = qk_norm_rope_pair_meta(q, k, q_weight, k_weight, cos, sin, factor, eps);
+  if (!has_kernel(q) || !has_kernel(k))
+    return qk_norm_rope_pair_composite(q, k, q_weight, k_weight, cos, sin, factor, eps);
+  const Forward fq{with_rows(q), q_out, {q_weight, cos, sin, factor}, eps};
+  const Forward fk{with_rows(k), k_out, {k_weight, fq.dense.cos, fq.dense.sin, {}}, eps};
+  with_kernel_type(q, [&](auto zero) {
+    using T = decltype(zero);
+    C10_CUDA_CHECK(launch_qk_norm_rope(fq.params<T>(), fk.params<T>(), c10::cuda::getCurrentCUDAStream()));
+  });
+  return {q_out, k_out};
+}
+
+PairGrads pair_bwd_cuda(const Tensor& grad_q, const Tensor& grad_k, const Tensor& q, const Tensor& k,
+                        const OptionalTensor& q_weight, const OptionalTensor& k_weight, const OptionalTensor& cos,
+                        const OptionalTensor& sin, const OptionalTensor& factor, double eps) {
+  const c10::cuda::CUDAGuard device(q.device());
+  auto [dq, dk, dq_weight, dk_weight] =
+      qk_norm_rope_pair_bwd_meta(grad_q, grad_k, q, k, q_weight, k_weight, cos, sin, factor, eps);
+  if (!has_kernel(q) || !has_kernel(k))
+    return qk_norm_rope_pair_bwd_composite(grad_q, grad_k, q, k, q_weight, k_weight, cos, sin, factor, eps);
+  const QkNormRopePartials shares = qk_norm_rope_partials(q.size(0) * q.size(1), k.size(0) * k.size(1));
+  const Backward bq(grad_q, q, dq, dq_weight, {q_weight, cos, sin, factor}, shares.first, eps);
+  const Backward bk(grad_k, k, dk, dk_weight, {k_weight, bq.dense.cos, bq.dense.sin, {}}, shares.second, eps);
+  with_kernel_type(q, [&](auto zero) {
+    using T = decltype(zero);
+    const auto stream = c10::cuda::getCurrentCUDAStream();
+    C10_CUDA_CHECK(launch_qk_norm_rope_grad(bq.params<T>(), bk.params<T>(), stream));
+    if (q_weight) C10_CUDA_CHECK(launch_column_sums(bq.weight_sum<T>(), bk.weight_sum<T>(), q.size(2), stream));
+  });
+  return {dq, dk, dq_weight, dk_weight};
 }
 
 }  // namespace
@@ -98,4 +165,6 @@ std::tuple<Tensor, Tensor> bwd_cuda(const Tensor& grad, const Tensor& x, const O
 QKR_LIBRARY_IMPL(CUDA, m) {
   m.impl("qk_norm_rope", qkr::fwd_cuda);
   m.impl("_qk_norm_rope_bwd", qkr::bwd_cuda);
+  m.impl("qk_norm_rope_pair", qkr::pair_fwd_cuda);
+  m.impl("_qk_norm_rope_pair_bwd", qkr::pair_bwd_cuda);
 }

@@ -80,7 +80,7 @@ bool bwd(const RowsView& dy, const std::optional<RowsView>& dsum, const RowsView
   p.partials = mutable_data<float>(partials);
   const auto stream = c10::cuda::getCurrentCUDAStream();
   C10_CUDA_CHECK(launch_rms_norm_grad(p, stream));
-  C10_CUDA_CHECK(launch_column_sum(p.partials, shares, p.cols, mutable_data<T>(dw), stream));
+  C10_CUDA_CHECK(launch_column_sums<T>({p.partials, shares, mutable_data<T>(dw)}, {}, p.cols, stream));
   return true;
 }
 

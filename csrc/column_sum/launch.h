@@ -9,8 +9,17 @@
 
 namespace qkr {
 
-// partials [rows, cols] dense. T: Bf16 or float.
+// T: Bf16 or float.
 template <class T>
-cudaError_t launch_column_sum(const float* partials, int64_t rows, int64_t cols, T* out, cudaStream_t stream);
+struct ColumnSum {
+  const float* partials = nullptr;  // [rows, cols] dense
+  int64_t rows = 0;
+  T* out = nullptr;  // [cols]
+};
+
+// Both in one launch; a second one without `out` is none.
+template <class T>
+cudaError_t launch_column_sums(const ColumnSum<T>& first, const ColumnSum<T>& second, int64_t cols,
+                               cudaStream_t stream);
 
 }  // namespace qkr

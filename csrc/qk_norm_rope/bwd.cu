@@ -58,9 +58,10 @@ __device__ inline void norm_back(int head_dim, float eps, const typename Shape::
   });
 }
 
-// Adds the block's shares of dw, row group by row group in order, to partials[blockIdx.x, :].
+// Adds the block's shares of dw, row group by row group in order, to partials[block, :].
 template <class Shape>
-__device__ inline void store_partial(const QkNormRopeGradParams<typename Shape::Element>& p, const HeadRow<Shape>& dw) {
+__device__ inline void store_partial(const QkNormRopeGradParams<typename Shape::Element>& p, unsigned block,
+                                     const HeadRow<Shape>& dw) {
   constexpr int kPack = Shape::kPack;
   extern __shared__ float shares[];  // [kRows, D]
   const int half = p.head_dim / 2;
@@ -76,21 +77,22 @@ __device__ inline void store_partial(const QkNormRopeGradParams<typename Shape::
   for (int d = threadIdx.x; d < p.head_dim; d += kRowThreads) {
     float sum = 0.f;
     for (int r = 0; r < Shape::kRows; ++r) sum += shares[r * p.head_dim + d];
-    p.partials[static_cast<int64_t>(blockIdx.x) * p.head_dim + d] = sum;
+    p.partials[static_cast<int64_t>(block) * p.head_dim + d] = sum;
   }
 }
 
-// kLanes threads own a row, then the row (grid size) * kRows further on; a thread sees the same columns in each, so
-// its share of dw stays in registers.
+// kLanes threads own a row, then the row (blocks of the part) * kRows further on; a thread sees the same columns in each,
+// so its share of dw stays in registers.
 template <class Shape, bool kNorm>
 __global__ void __launch_bounds__(kRowThreads, kBlocksPerSm)
-    qk_norm_rope_grad_kernel(QkNormRopeGradParams<typename Shape::Element> p) {
+    qk_norm_rope_grad_kernel(const __grid_constant__ HeadPair<QkNormRopeGradParams<typename Shape::Element>> pair) {
   using T = typename Shape::Element;
+  const auto [p, block, blocks] = pair.part_of_block();
   const int half = p.head_dim / 2;
-  const unsigned rows = static_cast<unsigned>(p.tokens) * p.heads, heads = p.heads, stride = gridDim.x * Shape::kRows;
+  const unsigned rows = static_cast<unsigned>(p.tokens) * p.heads, heads = p.heads, stride = blocks * Shape::kRows;
   HeadRow<Shape> dw = {};
   // the block goes round as a whole: the shuffles need all lanes
-  for (unsigned first = blockIdx.x * Shape::kRows; first < rows; first += stride) {
+  for (unsigned first = block * Shape::kRows; first < rows; first += stride) {
     const unsigned row = first + threadIdx.x / Shape::kLanes, safe = row < rows ? row : rows - 1;
     const unsigned token = safe / heads, head = safe - token * heads;
     const T* const dy = p.dy + token * p.dy_token_stride + head * p.dy_head_stride;
@@ -112,7 +114,7 @@ __global__ void __launch_bounds__(kRowThreads, kBlocksPerSm)
     }
     if (row < rows) store_halves<Shape>(p.dx + static_cast<int64_t>(row) * p.head_dim, p.head_dim, g);
   }
-  if constexpr (kNorm) store_partial<Shape>(p, dw);
+  if constexpr (kNorm) store_partial<Shape>(p, block, dw);
 }
 
 template <class T>
@@ -124,34 +126,43 @@ bool is_aligned(const QkNormRopeGradParams<T>& p) {
 
 }  // namespace
 
-int64_t qk_norm_rope_partials(int64_t rows) {
+QkNormRopePartials qk_norm_rope_partials(int64_t first_rows, int64_t second_rows) {
   constexpr int64_t kMaxBlocks = kBlocksPerSm * 132;  // one wave on an H200
   constexpr int64_t kFewestRowsOfABlock = 8;
-  const int64_t blocks = (rows + kFewestRowsOfABlock - 1) / kFewestRowsOfABlock;
-  return blocks < kMaxBlocks ? blocks : kMaxBlocks;
+  const auto enough = [](int64_t rows) { return (rows + kFewestRowsOfABlock - 1) / kFewestRowsOfABlock; };
+  const int64_t rows = first_rows + second_rows;
+  if (enough(first_rows) + enough(second_rows) <= kMaxBlocks) return {enough(first_rows), enough(second_rows)};
+  // by the rows, so that all blocks end together; at least one for a tensor that has any
+  int64_t second = kMaxBlocks * second_rows / rows;
+  if (second == 0 && second_rows > 0) second = 1;
+  if (second == kMaxBlocks && first_rows > 0) second = kMaxBlocks - 1;
+  return {kMaxBlocks - second, second};
 }
 
 template <class T>
-cudaError_t launch_qk_norm_rope_grad(const QkNormRopeGradParams<T>& p, cudaStream_t stream) {
-  const int64_t rows = p.tokens * p.heads;
-  if (rows == 0 || p.head_dim == 0) return cudaSuccess;
-  if (p.head_dim > kQkNormRopeMaxHeadDim || p.head_dim % 2 != 0 || rows > kQkNormRopeMaxRows)
-    return cudaErrorInvalidValue;
-  with_head_shape<T>(p.head_dim, is_aligned(p), [&](auto shape) {
+cudaError_t launch_qk_norm_rope_grad(const QkNormRopeGradParams<T>& first, const QkNormRopeGradParams<T>& second,
+                                     cudaStream_t stream) {
+  if (!is_pair(first, second)) return cudaErrorInvalidValue;
+  if (first.head_dim == 0 || head_rows(first) + head_rows(second) == 0) return cudaSuccess;
+  with_head_shape<T>(first.head_dim, is_aligned(first) && is_aligned(second), [&](auto shape) {
     using Shape = decltype(shape);
-    if (p.w != nullptr) {
-      const auto grid = static_cast<unsigned>(qk_norm_rope_partials(rows));
-      const size_t shared = sizeof(float) * Shape::kRows * static_cast<size_t>(p.head_dim);  // at most 16 KB
-      qk_norm_rope_grad_kernel<Shape, true><<<grid, kRowThreads, shared, stream>>>(p);
+    if (first.w != nullptr) {
+      const QkNormRopePartials blocks = qk_norm_rope_partials(head_rows(first), head_rows(second));
+      const auto pair = head_pair(first, second, blocks.first, blocks.second);
+      const size_t shared = sizeof(float) * Shape::kRows * static_cast<size_t>(first.head_dim);  // at most 16 KB
+      qk_norm_rope_grad_kernel<Shape, true><<<pair.blocks(), kRowThreads, shared, stream>>>(pair);
     } else {
-      const auto grid = static_cast<unsigned>((rows + Shape::kRows - 1) / Shape::kRows);
-      qk_norm_rope_grad_kernel<Shape, false><<<grid, kRowThreads, 0, stream>>>(p);
+      const auto blocks = [](const auto& p) { return (head_rows(p) + Shape::kRows - 1) / Shape::kRows; };
+      const auto pair = head_pair(first, second, blocks(first), blocks(second));
+      qk_norm_rope_grad_kernel<Shape, false><<<pair.blocks(), kRowThreads, 0, stream>>>(pair);
     }
   });
   return cudaGetLastError();
 }
 
-template cudaError_t launch_qk_norm_rope_grad(const QkNormRopeGradParams<float>&, cudaStream_t);
-template cudaError_t launch_qk_norm_rope_grad(const QkNormRopeGradParams<Bf16>&, cudaStream_t);
+template cudaError_t launch_qk_norm_rope_grad(const QkNormRopeGradParams<float>&, const QkNormRopeGradParams<float>&,
+                                              cudaStream_t);
+template cudaError_t launch_qk_norm_rope_grad(const QkNormRopeGradParams<Bf16>&, const QkNormRopeGradParams<Bf16>&,
+                                              cudaStream_t);
 
 }  // namespace qkr

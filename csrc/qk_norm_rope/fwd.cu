@@ -44,11 +44,13 @@ __device__ inline void rotate(int head_dim, const RawHeadRow<Shape>& table, Head
   });
 }
 
-// kLanes threads own a row.
+// kLanes threads own a row. The blocks from the first part's end on serve the second.
 template <class Shape, bool kNorm>
-__global__ void __launch_bounds__(kRowThreads) qk_norm_rope_kernel(QkNormRopeParams<typename Shape::Element> p) {
+__global__ void __launch_bounds__(kRowThreads)
+    qk_norm_rope_kernel(const __grid_constant__ HeadPair<QkNormRopeParams<typename Shape::Element>> pair) {
   using T = typename Shape::Element;
-  const unsigned row = blockIdx.x * Shape::kRows + threadIdx.x / Shape::kLanes;
+  const auto [p, block, blocks] = pair.part_of_block();
+  const unsigned row = block * Shape::kRows + threadIdx.x / Shape::kLanes;
   const unsigned rows = static_cast<unsigned>(p.tokens) * p.heads;
   const unsigned safe = row < rows ? row : rows - 1;  // lanes without a row still take part in the shuffles
   const unsigned token = safe / p.heads, head = safe - token * p.heads;
@@ -84,24 +86,25 @@ bool is_aligned(const QkNormRopeParams<T>& p) {
 }  // namespace
 
 template <class T>
-cudaError_t launch_qk_norm_rope(const QkNormRopeParams<T>& p, cudaStream_t stream) {
-  const int64_t rows = p.tokens * p.heads;
-  if (rows == 0 || p.head_dim == 0) return cudaSuccess;  // an empty grid is a launch error
-  if (p.head_dim > kQkNormRopeMaxHeadDim || p.head_dim % 2 != 0 || rows > kQkNormRopeMaxRows)
-    return cudaErrorInvalidValue;
-  with_head_shape<T>(p.head_dim, is_aligned(p), [&](auto shape) {
+cudaError_t launch_qk_norm_rope(const QkNormRopeParams<T>& first, const QkNormRopeParams<T>& second,
+                                cudaStream_t stream) {
+  if (!is_pair(first, second)) return cudaErrorInvalidValue;
+  if (first.head_dim == 0) return cudaSuccess;
+  with_head_shape<T>(first.head_dim, is_aligned(first) && is_aligned(second), [&](auto shape) {
     using Shape = decltype(shape);
-    const auto grid = static_cast<unsigned>((rows + Shape::kRows - 1) / Shape::kRows);
-    if (p.w != nullptr) {
-      qk_norm_rope_kernel<Shape, true><<<grid, kRowThreads, 0, stream>>>(p);
+    const auto blocks = [](const auto& p) { return (head_rows(p) + Shape::kRows - 1) / Shape::kRows; };
+    const auto pair = head_pair(first, second, blocks(first), blocks(second));
+    if (pair.blocks() == 0) return;  // an empty grid is a launch error
+    if (first.w != nullptr) {
+      qk_norm_rope_kernel<Shape, true><<<pair.blocks(), kRowThreads, 0, stream>>>(pair);
     } else {
-      qk_norm_rope_kernel<Shape, false><<<grid, kRowThreads, 0, stream>>>(p);
+      qk_norm_rope_kernel<Shape, false><<<pair.blocks(), kRowThreads, 0, stream>>>(pair);
     }
   });
   return cudaGetLastError();
 }
 
-template cudaError_t launch_qk_norm_rope(const QkNormRopeParams<float>&, cudaStream_t);
-template cudaError_t launch_qk_norm_rope(const QkNormRopeParams<Bf16>&, cudaStream_t);
+template cudaError_t launch_qk_norm_rope(const QkNormRopeParams<float>&, const QkNormRopeParams<float>&, cudaStream_t);
+template cudaError_t launch_qk_norm_rope(const QkNormRopeParams<Bf16>&, const QkNormRopeParams<Bf16>&, cudaStream_t);
 
 }  // namespace qkr

@@ -40,7 +40,7 @@ struct QkNormRopeGradParams {
   const T* sin = nullptr;         // [N, D/2]
   const float* factor = nullptr;  // [N] or null
   T* dx = nullptr;                // [N, H, D]
-  float* partials = nullptr;      // [qk_norm_rope_partials(N H), D], with w: sums for dw, to be added up
+  float* partials = nullptr;      // [qk_norm_rope_partials(...), D], with w: sums for dw, to be added up
   int64_t tokens = 0, dy_token_stride = 0, dy_head_stride = 0, x_token_stride = 0, x_head_stride = 0;
   int heads = 0, head_dim = 0;
   float eps = 0.f;

@@ -6,6 +6,7 @@
 
 #include "csrc/core/pack16.cuh"
 #include "csrc/core/reduce.cuh"
+#include "csrc/qk_norm_rope/launch.h"
 
 namespace qkr {
 
@@ -29,6 +30,49 @@ void with_head_shape(int head_dim, bool aligned, F&& f) {
   if (aligned && head_dim == 2 * kPack * 16) return f(HeadShape<T, kPack, 16, 1>{});
   if (aligned && head_dim == 2 * kPack * 32) return f(HeadShape<T, kPack, 32, 1>{});
   return f(HeadShape<T, 1, 32, 4>{});  // any even head_dim up to 256
+}
+
+// Queries and keys in one launch: one of them alone may be too little for the device. The first tensor's blocks come
+// before the second's, which may be without any.
+template <class Params>
+struct HeadPair {
+  Params part[2];
+  unsigned part_blocks[2];
+
+  unsigned blocks() const { return part_blocks[0] + part_blocks[1]; }
+
+  struct Share {
+    Params p;
+    unsigned block, blocks;  // which of how many on this part
+  };
+  // Chosen by a branch and not by an index: an indexed read of the arguments would stand before the first load of a row.
+  __device__ Share part_of_block() const {
+    Share share{part[0], blockIdx.x, part_blocks[0]};
+    if (blockIdx.x >= part_blocks[0]) share = {part[1], blockIdx.x - part_blocks[0], part_blocks[1]};
+    return share;
+  }
+};
+
+template <class Params>
+HeadPair<Params> head_pair(const Params& first, const Params& second, int64_t first_blocks, int64_t second_blocks) {
+  return {{first, second}, {static_cast<unsigned>(first_blocks), static_cast<unsigned>(second_blocks)}};
+}
+
+template <class Params>
+int64_t head_rows(const Params& p) {
+  return p.tokens * p.heads;
+}
+
+// One kernel serves both: equal head_dim, both with a norm or both without, and not too large. A second tensor of no
+// rows may be anything.
+template <class Params>
+bool is_pair(const Params& first, const Params& second) {
+  const auto fits = [](const Params& p) {
+    return p.head_dim <= kQkNormRopeMaxHeadDim && p.head_dim % 2 == 0 && head_rows(p) <= kQkNormRopeMaxRows;
+  };
+  const bool alone = head_rows(second) == 0;
+  const bool alike = first.head_dim == second.head_dim && (first.w == nullptr) == (second.w == nullptr);
+  return fits(first) && (alone || (fits(second) && alike));
 }
 
 // One row's numbers in a lane: the halves of its pairs.

@@ -22,13 +22,16 @@ at::Tensor heads_of(const at::Tensor& x, int64_t head_dim) { return x.view({x.si
 
 std::optional<at::Tensor> if_defined(const at::Tensor& t) { return t.defined() ? std::optional<at::Tensor>(t) : std::nullopt; }
 
-// A projection's output as heads [N, H, D], normed, rotated and scaled where the layer does so.
-at::Tensor heads_for_attention(const at::Tensor& projected, int64_t head_dim, const at::Tensor& norm, double eps,
-                               const RotaryTable* rotary, const at::Tensor& factor) {
-  const at::Tensor heads = heads_of(projected, head_dim);
-  if (!norm.defined() && rotary == nullptr && !factor.defined()) return heads;
-  return qk_norm_rope(heads, if_defined(norm), rotary == nullptr ? std::nullopt : if_defined(rotary->cos),
-                      rotary == nullptr ? std::nullopt : if_defined(rotary->sin), if_defined(factor), eps);
+// Queries [N, H, D] and keys [N, KV, D] normed and rotated where the layer does so, the queries times the factor: a query's
+// position decides, so (cached) keys need none.
+std::tuple<at::Tensor, at::Tensor> for_attention(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& q_norm,
+                                                 const at::Tensor& k_norm, double eps, const RotaryTable* rotary,
+                                                 const at::Tensor& factor) {
+  const bool both = q_norm.defined() || rotary != nullptr;
+  if (!both && !factor.defined()) return {queries, keys};
+  const auto cos = rotary == nullptr ? std::nullopt : if_defined(rotary->cos), sin = rotary == nullptr ? std::nullopt : if_defined(rotary->sin);
+  if (!both) return {qk_norm_rope(queries, {}, {}, {}, factor, eps), keys};
+  return qk_norm_rope_pair(queries, keys, if_defined(q_norm), if_defined(k_norm), cos, sin, if_defined(factor), eps);
 }
 
 at::Tensor tensor_or_none(const NamedTensors& weights, const std::string& name) {
@@ -71,10 +74,9 @@ at::Tensor SoftmaxMixer::operator()(const at::Tensor& a, const ForwardContext& c
   if (in_step && gated) of_input.push_back(&gate);  // else it waits until it is needed
   const std::vector<at::Tensor> from_input = apply_all(a, of_input, in_step);
   const auto gate_of_input = [&] { return in_step ? from_input[3] : gate(a); };
-  const at::Tensor queries = heads_for_attention(from_input[0], shape.head_dim, q_norm, eps, rotary, context.logits_factor);  // [N, H, D]
-  // the query's position decides, so (cached) keys need no factor
-  const at::Tensor keys = heads_for_attention(from_input[1], shape.head_dim, k_norm, eps, rotary, {});  // [N, KV, D]
-  const at::Tensor values = heads_of(from_input[2], shape.head_dim);                                    // [N, KV, D]
+  const auto [queries, keys] = for_attention(heads_of(from_input[0], shape.head_dim), heads_of(from_input[1], shape.head_dim), q_norm, k_norm, eps,
+                                             rotary, context.logits_factor);
+  const at::Tensor values = heads_of(from_input[2], shape.head_dim);  // [N, KV, D]
   if (cache != nullptr && cache->keep_q) cache->q = queries;
   at::Tensor mixed =
       cache == nullptr          ? attend_packed(queries, keys, values, context.segments, shape.window)
@@ -101,9 +103,9 @@ at::Tensor LightningMixer::operator()(const at::Tensor& a, const ForwardContext&
   if (in_step && gated) of_input.push_back(&z);  // else it waits until it is needed
   const std::vector<at::Tensor> from_input = apply_all(a, of_input, in_step);
   const auto gate_of_input = [&] { return in_step ? from_input[3] : z(a); };
-  const at::Tensor queries = heads_for_attention(from_input[0], shape.head_dim, q_norm, eps, rotary, {});  // [N, H, D]
-  const at::Tensor keys = heads_for_attention(from_input[1], shape.head_dim, k_norm, eps, rotary, {});     // [N, KV, D]
-  const at::Tensor values = heads_of(from_input[2], shape.head_dim);                                       // [N, KV, D]
+  const auto [queries, keys] =
+      for_attention(heads_of(from_input[0], shape.head_dim), heads_of(from_input[1], shape.head_dim), q_norm, k_norm, eps, rotary, {});
+  const at::Tensor values = heads_of(from_input[2], shape.head_dim);  // [N, KV, D]
   at::Tensor mixed = cache == nullptr          ? lightning_packed(queries, keys, values, slopes, shape.scale, context.segments)
                      : in_step ? lightning_attention_step_(queries, keys, values, slopes, cache->state, shape.scale)
                                                : lightning_cached(queries, keys, values, slopes, shape.scale, cache->state);
