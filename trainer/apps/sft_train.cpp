@@ -12,6 +12,7 @@
 #include "trainer/config/parse.h"
 #include "trainer/core/error.h"
 #include "trainer/data/dataset.h"
+#include "trainer/hooks/script_export.h"
 #include "trainer/hooks/script_worker.h"
 
 namespace {
@@ -19,7 +20,7 @@ namespace {
 struct Options {
   std::string config;
   std::vector<std::string> set;
-  std::string qk_restore, output;
+  std::string qk_restore, output, export_scripts;
   bool resume = false, requeue = false, dry_run = false, dump_config = false, help_config = false, schema = false;
   int64_t inspect = 0;
 };
@@ -48,6 +49,10 @@ int run(const Options& options) {
   }
   if (options.schema) {
     std::cout << qkr::config_json_schema();
+    return 0;
+  }
+  if (!options.export_scripts.empty()) {
+    for (const auto& file : qkr::export_scripts(options.export_scripts)) std::cout << file.string() << "\n";
     return 0;
   }
   if (options.config.empty()) qkr::fail("--config FILE is needed (sft-train --help; sft-train --help-config lists every key)");
@@ -90,6 +95,8 @@ int main(int argc, char** argv) {
   app.add_flag("--dump-config", options.dump_config, "print the resolved configuration");
   app.add_flag("--help-config", options.help_config, "list every key of the configuration");
   app.add_flag("--config-schema", options.schema, "print a JSON Schema of the configuration, for editors");
+  app.add_option("--export-scripts", options.export_scripts,
+                 "write restore.pt and answers.pt there: the restore and the probe's scoring as TorchScript modules for other programs");
   app.footer("Exit codes: 0 done, 1 run failed, 2 usage, configuration or input, 3 a gate was broken, 4 stopped by a signal after saving.");
   const int code = qkr::parse_and_run(app, "sft-train", argc, argv, [&] { return run(options); });
   if (qkr::abandoned_script_threads() > 0) {  // one of them may still use what the end of main() destroys

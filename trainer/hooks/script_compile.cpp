@@ -47,15 +47,19 @@ struct HookResolver : torch::jit::Resolver {
   }
 };
 
-torch::jit::Module compile(const std::string& file, const std::string& text) {
-  torch::jit::Module module("__torch__.qk_restore_hook");  // a name that torch.jit.save can write
-  const auto dict = c10::DictType::create(c10::StringType::get(), c10::TensorType::get());
-  module.register_attribute("state", dict, c10::Dict<std::string, at::Tensor>());
+void define(torch::jit::Module& module, const std::string& file, const std::string& text) {
   try {
     module.define(text, std::make_shared<HookResolver>());
   } catch (const std::exception& error) {
     fail(script_error_line(error.what(), file, ""));
   }
+}
+
+torch::jit::Module compile_hook(const std::string& file, const std::string& text) {
+  torch::jit::Module module("__torch__.qk_restore_hook");  // a name that torch.jit.save can write
+  const auto dict = c10::DictType::create(c10::StringType::get(), c10::TensorType::get());
+  module.register_attribute("state", dict, c10::Dict<std::string, at::Tensor>());
+  define(module, file, text);
   return module;
 }
 
@@ -90,7 +94,7 @@ void check_method(const torch::jit::Module& module, const std::string& name, con
 }  // namespace
 
 torch::jit::Module load_script(const std::string& file, const std::string& text, c10::Device device) {
-  if (ends_with(file, ".ts")) return compile(file, text);
+  if (ends_with(file, ".ts")) return compile_hook(file, text);
   if (!ends_with(file, ".pt")) fail(file, ": a hook's script must be a .pt (saved module) or a .ts (source text)");
   try {
     std::istringstream stream(text);
@@ -98,6 +102,12 @@ torch::jit::Module load_script(const std::string& file, const std::string& text,
   } catch (const std::exception& error) {
     fail(file, ": must be a module that torch.jit.save wrote, got ", quoted(script_reason(error.what()), 160));
   }
+}
+
+torch::jit::Module compile_source(const std::string& file, const std::string& text, const std::string& class_name) {
+  torch::jit::Module module(class_name);
+  define(module, file, text);
+  return module;
 }
 
 void check_methods(const torch::jit::Module& module, const std::string& file) {

@@ -14,6 +14,9 @@ namespace qkr {
 // line.
 torch::jit::Module load_script(const std::string& file, const std::string& text, c10::Device device);
 
+// A class of that name with the methods of `text` and no state. Error (bad input) with `file` and line.
+torch::jit::Module compile_source(const std::string& file, const std::string& text, const std::string& class_name);
+
 // Error (bad input) unless there is a method of trainer/hooks/script.h's four, and each takes and returns what it may.
 void check_methods(const torch::jit::Module& module, const std::string& file);
 
