@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Waiting OpenMP threads sleep instead of spinning: on a busy machine small models are ten times faster so.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: amnesia-base all build deps configure demo test test-asan bench gpu-bundle format clean help
+.PHONY: amnesia-base all build deps configure demo test test-asan bench package gpu-bundle format clean help
 
 all: build
 
@@ -21,6 +21,7 @@ help:
 	@echo "make test-asan   the rooms' tests on the CPU under AddressSanitizer and UBSan, in build-asan"
 	@echo "make build       sft-train, niah-probe, qk-restore, libqk_restore_ops.so in $(BUILD)/; pip install . packs them"
 	@echo "make bench       our operators against their peers, on the GPU if there is one; BENCH='--benchmark_filter=polar'"
+	@echo "make package     a .deb and a .tar.gz of programs, libraries, headers and the CMake package, in $(BUILD)/package"
 	@echo "make gpu-bundle  binaries and fixtures for a GPU machine, in $(BUILD)/gpu-bundle"
 	@echo "make format      clang-format on what is ours"
 
@@ -69,6 +70,10 @@ test-asan: $(VENV)/.ready
 bench: configure
 	@ninja -C $(BUILD) -j $(JOBS) bench_ops
 	@$(BIN)/bench_ops $(BENCH)
+
+package: configure
+	@ninja -C $(BUILD) -j $(JOBS) sft-train niah-probe qk-restore qk_restore_ops qk_restore_trainer
+	@cpack --config $(BUILD)/CPackConfig.cmake -B $(BUILD)/package
 
 gpu-bundle: configure
 	@ninja -C $(BUILD) -j $(JOBS)

@@ -84,7 +84,8 @@ void ScriptHooks::look_at_probe(int64_t step, bool log) {
     inputs.step = stage[0].step;
     inputs.stage = stage[0].stage;
     inputs.metrics = probe_metrics(stage);
-    call_all(ScriptEvent::kProbe, inputs, log ? "on_probe " + inputs.stage : "again", nullptr);
+    const bool anew = log || inputs.stage == probe_.broken_stage();  // what an earlier process had not got through
+    call_all(ScriptEvent::kProbe, inputs, anew ? "on_probe " + inputs.stage : "again", nullptr);
   }
 }
 
