@@ -247,7 +247,48 @@ TEST(ExportHook, WritesAFolderThatLoadsAgain) {
   dir.write("model/stale.txt", "of the first end");
   run->go();  // at its end already: the folder is written anew, not refused
   EXPECT_FALSE(fs::exists(dir / "model" / "stale.txt"));
+  EXPECT_FALSE(fs::exists(dir / "model.new"));
   expect_same_tensors(load_decoder(written, at::kBFloat16, at::kCPU).weights(), run->state.weights);
+}
+
+// A second end that fails half way leaves the first one's model; what it left is no hindrance to a third.
+TEST(ExportHook, KeepsTheOldModelUntilTheNewOneIsWhole) {
+  const TmpDir dir;
+  std::ostringstream out;
+  Console console(out, "off");
+  const auto run = start(2, at::kBFloat16, "hypenet-gqa-untied");
+  ModelSource source = tiny_source("hypenet-gqa-untied");
+  ExportHook hook(dir / "model", source, console);
+  hook.after_run(RunEnd::kFinished, run->state);
+  const std::string first = test::read_file(dir / "model" / "model.safetensors");
+  const std::string folder = source.folder;
+  source.folder = (dir / "gone").string();  // fails after the weights are written
+  EXPECT_THROW(hook.after_run(RunEnd::kFinished, run->state), std::exception);
+  EXPECT_EQ(test::read_file(dir / "model" / "model.safetensors"), first);
+  EXPECT_TRUE(fs::exists(dir / "model" / "config.json"));
+  source.folder = folder;
+  dir.write("model.new", "left");
+  hook.after_run(RunEnd::kFinished, run->state);
+  EXPECT_EQ(test::read_file(dir / "model" / "model.safetensors"), first);
+  EXPECT_FALSE(fs::exists(dir / "model.new"));
+}
+
+// A run that is stopped before its first step after a resume: its checkpoint is there already.
+TEST(CheckpointHook, DoesNotWriteTheOneThatItWasResumedFromAgain) {
+  const TmpDir dir;
+  std::ostringstream out;
+  Console console(out, "off");
+  const auto run = start(4, at::kBFloat16, "hypenet-gqa-untied");
+  const CheckpointConfigSection config;
+  run->state.step = 2;
+  save_checkpoint(checkpoint_path(dir / "checkpoints", 2), run->state);
+  CheckpointHook hook(config, dir / "checkpoints", Identity{}, console);
+  hook.before_run(run->state);
+  EXPECT_NO_THROW(hook.after_run(RunEnd::kStopped, run->state));
+  EXPECT_EQ(out.str(), "");
+  run->state.step = 3;
+  hook.after_run(RunEnd::kStopped, run->state);
+  EXPECT_TRUE(fs::exists(checkpoint_path(dir / "checkpoints", 3) / "progress.json"));
 }
 
 }  // namespace

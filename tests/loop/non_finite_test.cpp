@@ -128,6 +128,20 @@ TEST(NonFiniteGradient, StopsTheRunNamingStepAndWeight) {
   EXPECT_EQ(run->state.step, 2);
 }
 
+// Where the backward pass breaks, everything before that place has a gradient that is not finite; the place is what is named.
+TEST(NonFiniteGradient, IsNamedWhereTheBackwardPassBreaks) {
+  const auto run = start(at::kFloat);
+  run->add_hook().step = [&](const StepReport&, TrainState& state) {
+    for (const auto& [name, weight] : state.weights) {
+      const bool before = name.find("embed_tokens") != std::string::npos || name.find("layers.0.") != std::string::npos ||
+                          name.find("layers.1.") != std::string::npos || name.find("layers.2.mlp.") != std::string::npos;
+      if (before) weight.register_hook([](const at::Tensor& grad) { return grad / 0.0; });
+    }
+  };
+  const std::string text = failure_of(*run).what();
+  EXPECT_NE(text.find("the gradient of model.layers.2.mlp."), std::string::npos) << text;
+}
+
 TEST(NonFiniteGradient, OfFiniteGradientsTheNormAloneCanOverflow) {
   const auto run = start(at::kFloat);
   run->add_hook().step = [&](const StepReport&, TrainState& state) {

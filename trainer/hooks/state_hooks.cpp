@@ -1,5 +1,8 @@
 #include "trainer/hooks/state_hooks.h"
 
+#include <fcntl.h>
+
+#include <cstdio>
 #include <map>
 
 #include "trainer/core/text.h"
@@ -31,6 +34,14 @@ std::string restore_line(const LayerReport& layer) {
   text += "  off the tuned weights " + fixed(100 * layer.residual_before, 3) + " -> " + fixed(100 * layer.residual_after, 3) + " %";
   if (layer.certificate) text += "  gap <= " + scientific(layer.certificate->gap_bound, 1);
   return text;
+}
+
+// The two folders trade names in one step, so that at no moment there is none. Where the file system cannot (NFS), in two.
+void exchange(const std::filesystem::path& fresh, const std::filesystem::path& old) {
+  if (renameat2(AT_FDCWD, fresh.c_str(), AT_FDCWD, old.c_str(), RENAME_EXCHANGE) == 0) return sync_folder(old.parent_path());
+  remove_tree(old);
+  std::filesystem::rename(fresh, old);
+  sync_folder(old.parent_path());
 }
 
 }  // namespace
@@ -81,8 +92,15 @@ void RestoreHook::after_run(RunEnd end, TrainState& state) {
 
 void ExportHook::after_run(RunEnd end, TrainState& state) {
   if (end != RunEnd::kFinished) return;
-  remove_tree(folder_);  // of an earlier end of this same run
-  save_model(folder_, source_, state.weights);
+  if (std::filesystem::exists(folder_)) {  // of an earlier end of this same run: it stays until the new one is whole
+    const std::filesystem::path fresh = folder_.string() + ".new";
+    remove_tree(fresh);
+    save_model(fresh, source_, state.weights);
+    exchange(fresh, folder_);
+    remove_tree(fresh);
+  } else {
+    save_model(folder_, source_, state.weights);
+  }
   console_.line("model " + folder_.string());
 }
 

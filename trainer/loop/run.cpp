@@ -4,6 +4,9 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <utility>
 
 #include "trainer/core/error.h"
 #include "trainer/loop/memory.h"
@@ -38,6 +41,28 @@ std::vector<MicroBatch> load_step(const Run& run, const PlannedStep& planned) {
   return loaded;
 }
 
+// How late the backward pass comes to a weight, within the bounds of a name: the LM head first, then the layers from the last down, in each
+// the MLP before the mixer, the embedding at the end.
+std::pair<int64_t, int64_t> backward_place(const std::string& name) {
+  const std::string prefix = "model.layers.";
+  if (name.compare(0, prefix.size(), prefix) == 0) {
+    const bool mixer = name.find(".self_attn.") != std::string::npos || name.find(".input_layernorm.") != std::string::npos;
+    return {-1 - std::strtoll(name.c_str() + prefix.size(), nullptr, 10), mixer ? 1 : 0};
+  }
+  if (name == "model.embed_tokens.weight") return {1, 0};
+  return {std::numeric_limits<int64_t>::min(), name == "lm_head.weight" ? 0 : 1};
+}
+
+// Of the weights whose gradient is not finite the one that the backward pass came to first; "" if there is none.
+std::string first_non_finite_grad(const Decoder& decoder) {
+  std::string first;
+  for (const auto& [name, weight] : decoder.weights()) {
+    if (!weight.grad().defined() || at::isfinite(weight.grad()).all().item<bool>()) continue;
+    if (first.empty() || backward_place(name) < backward_place(first)) first = name;
+  }
+  return first;
+}
+
 // Looks again, with time: which layer first leaves the finite numbers, forward or backward.
 [[noreturn]] void fail_non_finite(const Run& run, const std::vector<MicroBatch>& step, int64_t number, double loss, double norm) {
   std::string where;
@@ -47,7 +72,7 @@ std::vector<MicroBatch> load_step(const Run& run, const PlannedStep& planned) {
   }
   const char* what = std::isfinite(loss) ? "gradient" : "loss";
   if (where.empty()) {
-    const std::string weight = run.optimizer.first_non_finite_grad();
+    const std::string weight = first_non_finite_grad(run.decoder);
     const char* alone = std::isfinite(loss) ? "the norm, whose square overflows: every gradient is finite" : "the loss itself";
     where = weight.empty() ? alone : "the gradient of " + weight;
   } else {
