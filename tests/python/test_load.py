@@ -93,3 +93,9 @@ def test_no_library_at_all(tmp_path):
     result = run(IMPORT, ROOT / "ops/python", QK_RESTORE_LIBRARY_DIR=tmp_path)
     assert last_line(result) == (f"ImportError: qk_restore: {pathlib.Path(tmp_path) / 'libqk_restore_ops.so'}: no such file; install the wheel, "
                                  "or set QK_RESTORE_LIBRARY_DIR to a build's lib/")
+
+
+def test_every_registration_asks_first():
+    """Torch's own macros would register in a process that the library refuses."""
+    bare = [str(path) for path in (ROOT / "ops").glob("*.cpp") if "TORCH_LIBRARY" in path.read_text()]
+    assert bare == [], "use QKR_LIBRARY and QKR_LIBRARY_IMPL of ops/registration.h"

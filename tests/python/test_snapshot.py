@@ -189,3 +189,27 @@ def test_models_that_cannot_be_told_are_refused():
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE))
     with pytest.raises(ValueError, match="must be whole on its device"):
         qk_restore.Snapshot(model)
+
+
+class PutBack(torch.nn.Module):
+    """The restore as a TorchScript module that carries its snapshot: what a program without Python loads."""
+
+    def __init__(self, snapshot):
+        super().__init__()
+        self.snapshot = snapshot
+
+    def forward(self, names: list[str], tensors: list[torch.Tensor]) -> str:
+        return self.snapshot.restore(names, tensors, '{"method": "procrustes"}')
+
+
+def test_a_script_carries_its_snapshot(tmp_path):
+    model = make("llama")
+    snapshot = qk_restore.Snapshot(model)
+    torch.jit.script(PutBack(snapshot._snapshot)).save(str(tmp_path / "put_back.pt"))
+    fine_tune(model)
+    other = copy.deepcopy(model)
+    snapshot.restore("procrustes")
+    weights = {name: weight.detach() for name, weight in other.named_parameters() if "q_proj" in name or "k_proj" in name or "v_proj" in name}
+    report = torch.jit.load(str(tmp_path / "put_back.pt"))(list(weights), list(weights.values()))
+    assert '"method":"procrustes"' in report
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
