@@ -47,6 +47,8 @@ AutoChoice choose_candidate(const std::vector<Trial>& trials, double max_loss_in
 // The half of the prompts that the choice did not see, with the tuned weights and with the chosen ones, in the same order.
 struct AutoReport {
   std::vector<bool> none, chosen;
+  // All prompts, of both halves: before fine-tuning, if that was measured, and with the tuned weights.
+  std::vector<bool> before = {}, after = {};
 };
 
 // What the numbers were taken from.

@@ -102,6 +102,23 @@ Trial AutoRestoreHook::attempt(const std::string& candidate, TrainState& state) 
   return trial;
 }
 
+// Fills before and after, if the start was measured. By then results_ has every prompt with the tuned weights.
+void AutoRestoreHook::compare_with_start(AutoReport& report) const {
+  if (!probe_.has("start")) return;
+  const auto found = [](const std::vector<ItemResult>& results, const std::string& stage, const ItemResult& like) {
+    const auto same = [&](const ItemResult& r) { return r.stage == stage && r.id == like.id && r.reading == like.reading; };
+    const auto there = std::find_if(results.begin(), results.end(), same);
+    return there == results.end() ? nullptr : &*there;
+  };
+  for (const ItemResult& tuned : results_) {
+    if (tuned.stage != "none") continue;
+    const ItemResult* start = found(probe_.results(), "start", tuned);
+    if (start == nullptr) continue;
+    report.before.push_back(start->hit);
+    report.after.push_back(tuned.hit);
+  }
+}
+
 // The stage "restored" of what was chosen, in the order of the items: it has been measured, half by half.
 void AutoRestoreHook::record_restored(const std::string& chosen) {
   if (!probes_at(config_.probe, "restored")) return;
@@ -130,6 +147,7 @@ void AutoRestoreHook::after_run(RunEnd end, TrainState& state) {
   other_half.none = measure("none", state.step, halves_.report);
   const RestoreReport report = restore(state.weights, snapshot_, candidate_section(config_.qk_restore, chosen));
   for (const LayerReport& layer : report.layers) reset_masters(state.optim, layer.written);
+  compare_with_start(other_half);
   other_half.chosen = choice.chosen == 0 ? other_half.none : measure(chosen, state.step, halves_.report);
 
   AutoScope scope;

@@ -39,6 +39,7 @@ class AutoRestoreHook : public Hook {
   };
   Trial attempt(const std::string& candidate, TrainState& state);
   std::vector<bool> measure(const std::string& candidate, int64_t step, const std::vector<NeedleItem>& items);
+  void compare_with_start(AutoReport& report) const;
   void record_restored(const std::string& chosen);
 
   const RunConfig& config_;

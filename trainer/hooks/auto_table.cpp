@@ -4,6 +4,7 @@
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
 #include "trainer/hooks/auto_choice.h"
+#include "trainer/hooks/auto_lost.h"
 
 namespace qkr {
 namespace {
@@ -87,6 +88,7 @@ std::string auto_table(const std::vector<Trial>& trials, const AutoChoice& choic
   for (const Trial& trial : trials) {
     if (!trial.refusal.empty()) text += "  " + trial.name + "  refused: " + trial.refusal + "\n";
   }
+  text += lost_text(other_half, trials, choice);
   text += other_half_text(trials[choice.chosen].name, other_half);
   return text + (choice.chosen == 0 ? "auto: no candidate beats none, so the tuned weights stay\n" : "auto: chose " + trials[choice.chosen].name + "\n");
 }
@@ -121,7 +123,8 @@ Json auto_json(const std::vector<Trial>& trials, const AutoChoice& choice, const
   }
   return {{"chosen", trials[choice.chosen].name}, {"best", trials[choice.best].name}, {"beats_none", choice.chosen != 0},
           {"candidates", std::move(candidates)}, {"other_half", std::move(other)}, {"held_out_rows", scope.held_out_rows},
-          {"held_out_tokens", scope.held_out_tokens}, {"max_loss_increase", scope.max_loss_increase}};
+          {"held_out_tokens", scope.held_out_tokens}, {"max_loss_increase", scope.max_loss_increase},
+          {"lost", lost_json(other_half, trials, choice)}};
 }
 
 }  // namespace qkr

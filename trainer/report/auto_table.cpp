@@ -66,6 +66,10 @@ std::string auto_part(const Json& chosen) {
   const std::string name = text_of(chosen, "chosen");
   std::string page = name == "none" ? "<p><b>No candidate beats none, so the tuned weights stay.</b></p>\n"
                                     : concat("<p><b>Of the candidates, ", escape(name), " was chosen.</b></p>\n");
+  const auto lost = chosen.find("lost");
+  if (lost != chosen.end() && lost->is_object() && !text_of(*lost, "text").empty()) {
+    page += concat("<p>Before any restore: ", escape(text_of(*lost, "text")), ".</p>\n");
+  }
   page += candidates_table(*candidates, text_of(chosen, "best"));
   page += concat("<p class=\"hint\">Chosen on one half of the prompts, with the loss over ", html::number(number_of(chosen, "held_out_rows")),
                  " rows that were not trained on, which may rise by ", html::number(100 * number_of(chosen, "max_loss_increase")),
