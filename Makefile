@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY ?= passive
 all: build
 
 help:
-	@echo "make demo        install what is missing, build, run examples/tiny on the CPU"
+	@echo "make demo        install what is missing, build, run examples/amnesia on the CPU"
 	@echo "make amnesia-base  the base model of examples/amnesia from nothing, on a GPU"
 	@echo "make test        install what is missing, build, run every test"
 	@echo "make test-asan   the rooms' tests on the CPU under AddressSanitizer and UBSan, in build-asan"
