@@ -15,65 +15,77 @@ constexpr float kLog2E = 1.44269504088896f;
 struct Split {
   int64_t span = 0, splits = 0;  // keys of a block, a multiple of 128; blocks along the keys
   int64_t group = 0, rows = 0;   // heads of a KV head; group * queries
+  int64_t row_blocks = 0;        // blocks along the rows
 };
 
-// ---- any head size, fp32 or bf16: a lane owns a key and meets it with kFewRows rows
+// Of blocks that run together, those of one span lie side by side, KV heads first: K's rows are then read whole, and what another
+// block of rows needs again is still in L2.
+struct BlockPlace {
+  int64_t kv, row_block, split;
+  __device__ BlockPlace(int64_t kv_heads, int64_t row_blocks)
+      : kv(blockIdx.x % kv_heads), row_block(blockIdx.x / kv_heads % row_blocks), split(blockIdx.x / kv_heads / row_blocks) {}
+};
 
-constexpr int kFewRows = 8;
+// Of products whose sign the queries have taken over, to exponents of base 2. Not 0, which would make a NaN of a masked key.
+__device__ inline float exponent_scale(float scale) { return fmaxf(fabsf(scale) * kLog2E, 1e-30f); }
+
+// ---- any head size, fp32 or bf16: a lane owns a key and meets it with kRows rows
 
 // A warp's lanes read rows of K each for itself, 16 bytes or one element at a time; a line that one load opens serves the
 // next ones from L1. The queries are broadcast from shared memory.
-template <class T, int kPack>
+template <class T, int kPack, int kRows>
 __global__ void __launch_bounds__(kThreads) few_rows_kernel(NeedleAttentionParams<T> p, Split split, float* room) {
-  extern __shared__ float q_rows[];  // [kFewRows, D]
-  __shared__ RowLimits limits[kFewRows];
-  __shared__ AttentionShare of_warp[kWarps][kFewRows];
-  const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kFewRows, kv = blockIdx.z;
+  extern __shared__ float q_rows[];  // [kRows, D]
+  __shared__ RowLimits limits[kRows];
+  __shared__ AttentionShare of_warp[kWarps][kRows];
+  const BlockPlace place(p.kv_heads, split.row_blocks);
+  const int64_t first_row = place.row_block * kRows;
   const int dim = static_cast<int>(p.head_dim), warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  for (int i = threadIdx.x; i < kFewRows * dim; i += kThreads) {
-    const int64_t row = first_row + i / dim, query = row / split.group, head = kv * split.group + row % split.group;
-    q_rows[i] = row < split.rows ? to_float(p.q[query * p.q_row + head * p.q_head + i % dim]) : 0.f;
+  for (int i = threadIdx.x; i < kRows * dim; i += kThreads) {
+    const int64_t row = first_row + i / dim, query = row / split.group, head = place.kv * split.group + row % split.group;
+    const float value = row < split.rows ? to_float(p.q[query * p.q_row + head * p.q_head + i % dim]) : 0.f;
+    q_rows[i] = p.scale < 0.f ? -value : value;
   }
-  if (threadIdx.x < kFewRows) limits[threadIdx.x] = row_limits(p, first_row + threadIdx.x, split.group);
+  if (threadIdx.x < kRows) limits[threadIdx.x] = row_limits(p, first_row + threadIdx.x, split.group);
   __syncthreads();
-  AttentionShare share[kFewRows];
-  const T* const keys = p.k + kv * p.k_head;
-  const int64_t begin = blockIdx.x * split.span, end = min(p.keys, begin + split.span);
+  AttentionShare share[kRows];
+  const T* const keys = p.k + place.kv * p.k_head;
+  const float scale = exponent_scale(p.scale);
+  const int64_t begin = place.split * split.span, end = min(p.keys, begin + split.span);
   for (int64_t key = begin + threadIdx.x; key < end; key += kThreads) {
-    float x[kFewRows] = {};
+    float x[kRows] = {};
     for (int pack = 0; pack < dim / kPack; ++pack) {
       float k[kPack];
       load_floats<kPack>(keys + key * p.k_row, pack, k);
 #pragma unroll
-      for (int r = 0; r < kFewRows; ++r) {
+      for (int r = 0; r < kRows; ++r) {
+        const float* const q = q_rows + r * dim + pack * kPack;
+        float sum = k[0] * q[0];  // of the pack by itself: sums of sums round less
 #pragma unroll
-        for (int j = 0; j < kPack; ++j) x[r] = fmaf(k[j], q_rows[r * dim + pack * kPack + j], x[r]);
+        for (int j = 1; j < kPack; ++j) sum = fmaf(k[j], q[j], sum);
+        x[r] += sum;
       }
     }
 #pragma unroll
-    for (int r = 0; r < kFewRows; ++r) {
+    for (int r = 0; r < kRows; ++r) {
       if (key > limits[r].last) continue;
-      const float exponent = x[r] * (p.scale * kLog2E);
-      if (exponent > share[r].top) {
-        const float shrink = exp2f(share[r].top - exponent);
-        share[r] = {exponent, share[r].all * shrink, share[r].part * shrink};
-      }
-      const float e = exp2f(exponent - share[r].top);
+      share[r].raise(x[r] * scale);
+      const float e = power_of_2(fmaf(x[r], scale, -share[r].top));
       share[r].all += e;
       if (limits[r].begin <= key && key < limits[r].end) share[r].part += e;
     }
   }
 #pragma unroll
-  for (int r = 0; r < kFewRows; ++r) {
-    share[r].add_lanes<1, 16>();
+  for (int r = 0; r < kRows; ++r) {
+    share[r].template add_lanes<1, 16>();
     if (lane == 0) of_warp[warp][r] = share[r];
   }
   __syncthreads();
   const int64_t row = first_row + threadIdx.x;
-  if (threadIdx.x >= kFewRows || row >= split.rows) return;
+  if (threadIdx.x >= kRows || row >= split.rows) return;
   AttentionShare sum = of_warp[0][threadIdx.x];
   for (int w = 1; w < kWarps; ++w) sum.add(of_warp[w][threadIdx.x]);
-  *share_of(room, blockIdx.x, kv, p.kv_heads, row, split.rows) = sum;
+  *share_of(room, place.split, place.kv, p.kv_heads, row, split.rows) = sum;
 }
 
 // ---- bf16 heads of 32 kSteps elements: products on the tensor cores, keys as the 16 rows of a and queries as the 8 columns of b
@@ -140,9 +152,10 @@ struct RowRoom {
   }
 };
 
-// Exponents of the keys `first`, first + 8, ... to a row's share; the row sees all of them where `mask` is null, and none counts
+// Products with the keys `first`, first + 8, ... to a row's share; the row sees all of them where `mask` is null, and none counts
 // where `count` is.
-__device__ inline void add_keys(AttentionShare& own, float (&x)[kLaneKeys], int first, const RowLimits* mask, const RowLimits* count) {
+__device__ inline void add_keys(AttentionShare& own, float (&x)[kLaneKeys], float scale, int first, const RowLimits* mask,
+                                const RowLimits* count) {
   if (mask != nullptr) {
 #pragma unroll
     for (int i = 0; i < kLaneKeys; ++i) {
@@ -152,13 +165,12 @@ __device__ inline void add_keys(AttentionShare& own, float (&x)[kLaneKeys], int 
   float top = x[0];
 #pragma unroll
   for (int i = 1; i < kLaneKeys; ++i) top = fmaxf(top, x[i]);
-  if (top > own.top) {
-    const float shrink = exp2f(own.top - top);
-    own = {top, own.all * shrink, own.part * shrink};
-  }
+  own.raise(top * scale);
   float sum = 0.f;
 #pragma unroll
-  for (int i = 0; i < kLaneKeys; ++i) sum += x[i] = exp2f(x[i] - own.top);
+  for (int i = 0; i < kLaneKeys; ++i) x[i] = power_of_2(fmaf(x[i], scale, -own.top));
+#pragma unroll
+  for (int i = 0; i < kLaneKeys; ++i) sum += x[i];
   own.all += sum;
   if (count == nullptr) return;
 #pragma unroll
@@ -175,22 +187,25 @@ __global__ void __launch_bounds__(kThreads) mma_kernel(NeedleAttentionParams<Bf1
   __shared__ uint4 queries[kColumns][kSteps][kWarp];  // as lane (g, t) reads them: row g of eight, elements 32 s + 8 t ...
   __shared__ RowRoom<kRows> rows;
   __shared__ AttentionShare of_warp[kWarps][kRows];
-  const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kRows, kv = blockIdx.z;
+  const BlockPlace place(p.kv_heads, split.row_blocks);
+  const int64_t first_row = place.row_block * kRows;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+  const uint32_t flip = p.scale < 0.f ? 0x80008000u : 0u;  // so that a larger product is a larger exponent
   for (int i = threadIdx.x; i < kRows * kSteps * 4; i += kThreads) {
     const int r = i / (kSteps * 4), step = i / 4 % kSteps, piece = i % 4;
-    const int64_t row = first_row + r, query = row / split.group, head = kv * split.group + row % split.group;
+    const int64_t row = first_row + r, query = row / split.group, head = place.kv * split.group + row % split.group;
     const Bf16* const from = p.q + query * p.q_row + head * p.q_head + 32 * step + 8 * piece;
-    queries[r / 8][step][r % 8 * 4 + piece] =
-        row < split.rows ? *reinterpret_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
+    uint4 q = row < split.rows ? *reinterpret_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
+    q.x ^= flip, q.y ^= flip, q.z ^= flip, q.w ^= flip;
+    queries[r / 8][step][r % 8 * 4 + piece] = q;
   }
   rows.fill(p, first_row, split);
   __syncthreads();
 
   AttentionShare share[kColumns][2];
-  const Bf16* const keys = p.k + kv * p.k_head;
-  const float scale = p.scale * kLog2E;
-  const int64_t begin = blockIdx.x * split.span;
+  const Bf16* const keys = p.k + place.kv * p.k_head;
+  const float scale = exponent_scale(p.scale);
+  const int64_t begin = place.split * split.span;
   const int64_t end = min(begin + split.span, static_cast<int64_t>(rows.any_sees) + 1);
   for (int64_t first = begin + warp * kTileKeys; first < end; first += kWarps * kTileKeys) {
     KeyTile<kSteps> tile;
@@ -205,9 +220,9 @@ __global__ void __launch_bounds__(kThreads) mma_kernel(NeedleAttentionParams<Bf1
       for (int side = 0; side < 2; ++side) {
         float x[kLaneKeys];
 #pragma unroll
-        for (int i = 0; i < kLaneKeys; ++i) x[i] = c[i / 2][i % 2 * 2 + side] * scale;
+        for (int i = 0; i < kLaneKeys; ++i) x[i] = c[i / 2][i % 2 * 2 + side];
         const RowLimits* const limits = &rows.row[8 * column + 2 * t + side];
-        add_keys(share[column][side], x, static_cast<int>(first) + g, masked ? limits : nullptr, counted ? limits : nullptr);
+        add_keys(share[column][side], x, scale, static_cast<int>(first) + g, masked ? limits : nullptr, counted ? limits : nullptr);
       }
     }
   }
@@ -223,7 +238,7 @@ __global__ void __launch_bounds__(kThreads) mma_kernel(NeedleAttentionParams<Bf1
   for (int r = threadIdx.x; r < kRows && first_row + r < split.rows; r += kThreads) {
     AttentionShare sum = of_warp[0][r];
     for (int w = 1; w < kWarps; ++w) sum.add(of_warp[w][r]);
-    *share_of(room, blockIdx.x, kv, p.kv_heads, first_row + r, split.rows) = sum;
+    *share_of(room, place.split, place.kv, p.kv_heads, first_row + r, split.rows) = sum;
   }
 }
 
@@ -254,8 +269,12 @@ bool mma_serves(const NeedleAttentionParams<Bf16>& p) {
          is_16_byte_aligned(p.k, p.k_row) && is_16_byte_aligned(p.k, p.k_head);
 }
 
-// Rows of one block by the tensor cores.
-int64_t mma_rows(int64_t rows) { return rows <= 8 ? 8 : rows <= 16 ? 16 : rows <= 32 ? 32 : 64; }
+// Rows of one block.
+template <class T>
+int64_t rows_of_block(const NeedleAttentionParams<T>& p, int64_t rows) {
+  if (!mma_serves(p)) return rows <= 8 || p.head_dim > 512 ? 8 : 16;  // 32 KB of shared memory
+  return rows <= 16 ? 16 : rows <= 32 ? 32 : 64;  // with 8 the compiler keeps fewer loads in flight, which costs more than it saves
+}
 
 template <class T>
 Split split_of(const NeedleAttentionParams<T>& p) {
@@ -263,43 +282,45 @@ Split split_of(const NeedleAttentionParams<T>& p) {
   Split split;
   split.group = p.heads / p.kv_heads;
   split.rows = split.group * p.queries;
-  const int64_t block_rows = mma_serves(p) ? mma_rows(split.rows) : kFewRows;
-  const int64_t others = p.kv_heads * ((split.rows + block_rows - 1) / block_rows);
-  split.span = std::max<int64_t>(256, (p.keys * others / kBlocks + 127) / 128 * 128);
+  const int64_t block_rows = rows_of_block(p, split.rows);
+  split.row_blocks = (split.rows + block_rows - 1) / block_rows;
+  split.span = std::max<int64_t>(128, (p.keys * p.kv_heads * split.row_blocks / kBlocks + 127) / 128 * 128);
   split.splits = std::max<int64_t>(1, (p.keys + split.span - 1) / split.span);
   return split;
 }
 
-dim3 grid_of(const Split& split, int64_t block_rows, int64_t kv_heads) {
-  return {static_cast<unsigned>(split.splits), static_cast<unsigned>((split.rows + block_rows - 1) / block_rows),
-          static_cast<unsigned>(kv_heads)};
-}
-
 template <int kSteps>
-void launch_mma(const NeedleAttentionParams<Bf16>& p, const Split& split, float* room, cudaStream_t stream) {
-  const int64_t rows = mma_rows(split.rows);
-  const dim3 grid = grid_of(split, rows, p.kv_heads);
-  if (rows == 8) mma_kernel<kSteps, 1><<<grid, kThreads, 0, stream>>>(p, split, room);
+void launch_mma(const NeedleAttentionParams<Bf16>& p, const Split& split, unsigned grid, float* room, cudaStream_t stream) {
+  const int64_t rows = rows_of_block(p, split.rows);
   if (rows == 16) mma_kernel<kSteps, 2><<<grid, kThreads, 0, stream>>>(p, split, room);
   if (rows == 32) mma_kernel<kSteps, 4><<<grid, kThreads, 0, stream>>>(p, split, room);
   if (rows == 64) mma_kernel<kSteps, 8><<<grid, kThreads, 0, stream>>>(p, split, room);
 }
 
+template <int kRows, class T>
+void launch_few_rows(const NeedleAttentionParams<T>& p, const Split& split, unsigned grid, float* room, cudaStream_t stream) {
+  const size_t shared = kRows * static_cast<size_t>(p.head_dim) * sizeof(float);
+  const bool packs = p.head_dim % kPack16<T> == 0 && is_16_byte_aligned(p.k, p.k_row) && is_16_byte_aligned(p.k, p.k_head);
+  if (packs) {
+    few_rows_kernel<T, kPack16<T>, kRows><<<grid, kThreads, shared, stream>>>(p, split, room);
+  } else {
+    few_rows_kernel<T, 1, kRows><<<grid, kThreads, shared, stream>>>(p, split, room);
+  }
+}
+
 template <class T>
 void launch_shares(const NeedleAttentionParams<T>& p, const Split& split, float* room, cudaStream_t stream) {
+  const auto grid = static_cast<unsigned>(split.splits * split.row_blocks * p.kv_heads);
   if constexpr (sizeof(T) == 2) {
     if (mma_serves(p)) {
-      p.head_dim == 64 ? launch_mma<2>(p, split, room, stream) : launch_mma<4>(p, split, room, stream);
+      p.head_dim == 64 ? launch_mma<2>(p, split, grid, room, stream) : launch_mma<4>(p, split, grid, room, stream);
       return;
     }
   }
-  const dim3 grid = grid_of(split, kFewRows, p.kv_heads);
-  const size_t shared = kFewRows * static_cast<size_t>(p.head_dim) * sizeof(float);
-  const bool packs = p.head_dim % kPack16<T> == 0 && is_16_byte_aligned(p.k, p.k_row) && is_16_byte_aligned(p.k, p.k_head);
-  if (packs) {
-    few_rows_kernel<T, kPack16<T>><<<grid, kThreads, shared, stream>>>(p, split, room);
+  if (rows_of_block(p, split.rows) == 8) {
+    launch_few_rows<8>(p, split, grid, room, stream);
   } else {
-    few_rows_kernel<T, 1><<<grid, kThreads, shared, stream>>>(p, split, room);
+    launch_few_rows<16>(p, split, grid, room, stream);
   }
 }
 

@@ -8,15 +8,29 @@
 
 namespace qkr {
 
+// 2^x for x <= 0, to 2 ulp; what is below 2^-126 becomes 0.
+__device__ inline float power_of_2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Exponents are of base 2. No key yet: `top` far below any product, sums 0, so that combining needs no branch.
 struct AttentionShare {
   float top = -1e30f, all = 0.f, part = 0.f;
 
   __device__ void add(const AttentionShare& other) {
-    const float high = fmaxf(top, other.top), mine = exp2f(top - high), theirs = exp2f(other.top - high);
+    const float high = fmaxf(top, other.top), mine = power_of_2(top - high), theirs = power_of_2(other.top - high);
     all = all * mine + other.all * theirs;
     part = part * mine + other.part * theirs;
     top = high;
+  }
+
+  // Room for exponents up to `high`.
+  __device__ void raise(float high) {
+    if (high <= top) return;
+    const float shrink = power_of_2(top - high);
+    top = high, all *= shrink, part *= shrink;
   }
 
   // The share of the lanes that differ in the bits of kFirst, 2 kFirst, ... kLast, in all of them, in a fixed order.

@@ -80,6 +80,16 @@ TEST_P(NeedleAttention, LongSequences) {
   }
 }
 
+TEST_P(NeedleAttention, ScaleOfEitherSign) {
+  for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
+    for (const double scale : {-0.2, 0.0}) {
+      Case c = make_case({5, 4, 2, 500, 64}, type, device());
+      c.scale = scale;
+      expect_right(c);
+    }
+  }
+}
+
 TEST_P(NeedleAttention, EdgesOfRangesAndPositions) {
   for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
     for (const int64_t dim : {64, 24}) {
