@@ -162,6 +162,7 @@ TEST(ScriptHooks, EarlyStopEndsTheRunAsFinished) {
   EXPECT_EQ(row_of(out, 2, "on_probe step-2")["hook/early_stop/waited"], 2.0);
   EXPECT_EQ(row_of(out, 0, "on_probe start")["hook/early_stop/best"], 0.0);
   EXPECT_EQ(row_of(out, 2)["hook/early_stop/waited"], nullptr);
+  EXPECT_EQ(read_file(out / "report.html").find("twice"), std::string::npos) << "a hook's own row is no step";
   // The checkpoint of step 2 is older than its probe: a resume tells the script again what the probe found, and ends there too.
   const std::string model = read_file(out / "model" / "model.safetensors");
   take_back_to(out, 2);

@@ -1,5 +1,6 @@
 # An installed tree, moved, is found by another CMake project, which builds examples/embed against it and fine-tunes and restores.
-# cmake -DBUILD=<build tree> -DSOURCE=<root> -DPYTHON=<python with torch> -DWORK=<folder> -DCXX=<compiler> -P install.cmake
+# cmake -DBUILD=<build tree> -DSOURCE=<root> -DPYTHON=<python with torch> -DTORCH=<folder of TorchConfig.cmake> -DWORK=<folder>
+#   -DCXX=<compiler> [-DCUDA=<toolkit>] -P install.cmake
 function(run)
   cmake_parse_arguments(ARG "" "RESULT;OUT" "COMMAND" ${ARGN})
   execute_process(COMMAND ${ARG_COMMAND} RESULT_VARIABLE status OUTPUT_VARIABLE out ERROR_VARIABLE err)
@@ -77,6 +78,17 @@ endif()
 # An error is one line and the exit code of sft-train: the output folder holds a run now.
 run(RESULT 2 OUT out COMMAND ${WORK}/build/embed ${WORK}/run.yaml)
 need("${out}" embed "embed: ${WORK}/run: output must be empty or absent")
+
+# A consumer with a Torch of its own, whose CMake package asks for the CUDA toolkit that it was built with.
+set(cuda "")
+if(CUDA)
+  set(cuda -DCMAKE_CUDA_COMPILER=${CUDA}/bin/nvcc -DCUDAToolkit_ROOT=${CUDA} -DCUDA_TOOLKIT_ROOT_DIR=${CUDA})
+endif()
+run(RESULT 0 OUT out COMMAND ${CMAKE_COMMAND} -S ${SOURCE}/tests/package/ops_consumer -B ${WORK}/ops -DCMAKE_CXX_COMPILER=${CXX}
+  -DCMAKE_PREFIX_PATH=${root} -DTorch_DIR=${TORCH} ${cuda})
+run(RESULT 0 OUT out COMMAND ${CMAKE_COMMAND} --build ${WORK}/ops)
+run(RESULT 0 OUT out COMMAND ${CMAKE_COMMAND} -E env --unset=LD_LIBRARY_PATH ${WORK}/ops/ops_consumer)
+need("${out}" ops_consumer "trace 3 registered")
 
 # The installed programs, with torch named by env.sh.
 run(RESULT 0 OUT out COMMAND bash -c ". ${root}/share/qk_restore/env.sh ${PYTHON} && ${root}/bin/sft-train --version")
