@@ -7,7 +7,7 @@
 
 namespace qkr {
 
-// {x [B, K] times each weight [N_i, K] transposed}: [B, N_i] of x's dtype. bf16 on CUDA with B up to 8: fp32 sums in a kernel that reads
+// {x [B, K] times each weight [N_i, K] transposed}: [B, N_i] of x's dtype. bf16 on CUDA with B up to 4 (beyond that tensor cores win): fp32 sums in a kernel that reads
 // each weight once (four weights a launch), so the bits of a row hang on its own values alone; everything else: at::linear. No derivative.
 std::vector<at::Tensor> few_rows_linear(const at::Tensor& x, const std::vector<at::Tensor>& weights);
 

@@ -9,7 +9,7 @@
 namespace qkr {
 
 struct FewRowsLinearParams {
-  static constexpr int kMostRows = 8, kMostWeights = 4, kPack = 8;  // kPack: elements of one load
+  static constexpr int kMostRows = 4, kMostWeights = 4, kPack = 8;  // kPack: elements of one load
   const Bf16* x = nullptr;                  // [rows, cols], row b at x + b * x_stride; 16-byte aligned, x_stride a multiple of kPack
   const Bf16* weights[kMostWeights] = {};   // [outs[i], cols], dense, 16-byte aligned
   Bf16* y[kMostWeights] = {};               // [rows, outs[i]], dense

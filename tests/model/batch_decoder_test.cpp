@@ -50,6 +50,10 @@ std::vector<Ids> prompts_of(const Decoder& decoder) {
     ids.insert(ids.end(), rest.begin(), rest.end());
     prompts.push_back(std::move(ids));
   }
+  for (const int32_t last : {7, 8, 9}) {  // one token behind whole chunks: its step changes a Lightning state in place
+    prompts.emplace_back(text.begin(), text.begin() + 48);
+    prompts.back().push_back(last);
+  }
   return prompts;
 }
 
@@ -164,18 +168,30 @@ TEST(BatchDecoder, RefusesWhatDoesNotFit) {
   EXPECT_EQ(QKR_MESSAGE_OF(BatchDecoder(decoder, 0, 10, true)), "decode: slots must be at least 1, got 0");
   BatchDecoder batch(decoder, 2, 12, false);
   PrefixPrefill prefill(decoder);
-  const auto start = [&](int64_t length) {
-    DecoderCache cache = batch.prefill_cache(0);
-    const at::Tensor hidden = prefill.run(some_ids(decoder, length, 3), {0, 16, 0, {}}, cache);
-    return batch.start(0, cache, hidden);
+  const Ids prompt = some_ids(decoder, 4, 3);
+  const auto start = [&](int64_t slot, const Ids& ids) {
+    DecoderCache cache = batch.prefill_cache(slot);
+    const at::Tensor hidden = prefill.run(ids, {0, 16, 0, {}}, cache);
+    return static_cast<int32_t>(batch.start(slot, cache, hidden));
   };
-  EXPECT_EQ(QKR_MESSAGE_OF(start(12)), "decode: a prompt of 12 tokens leaves no room in 12");
-  start(10);
+  EXPECT_EQ(QKR_MESSAGE_OF(start(0, some_ids(decoder, 12, 4))), "decode: a prompt of 12 tokens leaves no room in 12");
+  start(0, some_ids(decoder, 10, 4));
   batch.step();
   batch.step();
   EXPECT_EQ(QKR_MESSAGE_OF(batch.step()), "decode: a sequence is longer than its slot of 12");
   batch.stop(0);
-  batch.step();  // a full slot that waits writes within its own rows
+  Ids made = {start(1, prompt)};  // beside a full slot that waits, and must write within its own rows
+  const auto first_rows = [&] {
+    std::vector<at::Tensor> rows;
+    for (const LayerCache& layer : batch.prefill_cache(1).layers) {
+      if (layer.k.defined()) rows.push_back(layer.k[0].clone());
+    }
+    return at::cat(rows);
+  };
+  const at::Tensor rows = first_rows();
+  while (made.size() < 8) made.push_back(static_cast<int32_t>(batch.step()[1]));
+  EXPECT_EQ(made, alone(decoder, prompt, 8, 16));
+  EXPECT_TRUE(at::equal(first_rows(), rows));
   EXPECT_EQ(QKR_MESSAGE_OF(prefill.run({}, {0, 16, 0, {}}, *std::make_unique<DecoderCache>())), "prefill: the prompt must have a token, got none");
 }
 

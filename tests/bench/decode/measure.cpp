@@ -9,9 +9,11 @@
 #include <functional>
 #include <iostream>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "ops/few_rows_linear.h"
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
 #include "trainer/model/batch_decoder.h"
@@ -205,6 +207,25 @@ Decoded decode(const DecodeBench& bench, const Decoder& decoder, int64_t slots, 
   return made;
 }
 
+// All projections of a step and the head, recorded: what is left of a step's time when everything small is taken away.
+double projection_ms(const DecodeBench& bench, const Decoder& decoder, int64_t rows) {
+  std::map<std::string, std::vector<at::Tensor>> groups;  // by layer and by what they read
+  for (const auto& [name, weight] : decoder.weights()) {
+    if (weight.dim() != 2) continue;
+    const std::string last = name.substr(name.find_last_of('.', name.size() - 8) + 1), layer = name.substr(0, name.find_last_of('.', name.size() - 8));
+    const bool alone = last == "o_proj.weight" || last == "down_proj.weight";
+    groups[layer + (alone ? last : "")].push_back(weight);
+  }
+  std::map<int64_t, at::Tensor> x;
+  for (const auto& [name, weights] : groups) x[weights[0].size(1)] = at::randn({rows, weights[0].size(1)}, weights[0].options());
+  const auto work = [&] {
+    for (const auto& [name, weights] : groups) few_rows_linear(x[weights[0].size(1)], weights);
+  };
+  std::string why_not;
+  const std::unique_ptr<RecordedStep> recorded = record_step(bench.device, work, &why_not);
+  return 1e3 * sustained(bench.device, [&] { recorded ? recorded->replay() : work(); });
+}
+
 }  // namespace
 
 void run(const DecodeBench& bench) {
@@ -229,7 +250,7 @@ void run(const DecodeBench& bench) {
     }
     say(concat("decode behind ", bench.prompt, " tokens, batch ", slots, ": ", fixed(recorded.ms, 3), " ms a step ",
                recorded.why_not.empty() ? "recorded" : "launched (" + recorded.why_not + ")", ", ", fixed(launched.ms, 3), " ms launched; same ",
-               launched.tokens.size(), " tokens each"));
+               launched.tokens.size(), " tokens each; products alone ", fixed(projection_ms(bench, decoder, slots), 3), " ms"));
   }
 }
 
