@@ -1,14 +1,15 @@
 """RecallCallback inside transformers.Trainer and TRL's SFTTrainer, and RecallProbe against the niah-probe program."""
 
-import copy
 import json
+import os
 import subprocess
+import sys
 
 import pytest
 import torch
 import transformers
-from conftest import BUILD
-from tiny_models import SHAPE, TINY, fine_tune, make, tokenizer
+from conftest import BUILD, ROOT
+from tiny_models import make, tokenizer
 
 import qk_restore
 from qk_restore.hf import RecallCallback
@@ -154,6 +155,15 @@ def test_trl_sft_trainer(tmp_path):
     assert [step for step, _ in logged(run, "mean_token_accuracy")] == [2]  # TRL's averages wait for their own row
     assert callback.report["method"] == "procrustes" and all(layer["rotation"] > 0 for layer in callback.report["layers"])
     assert callback.probe.rows[0]["reading"] == "teacher_forced" and callback.probe.rows[0]["answer_tokens"] > 0
+
+
+def test_two_ranks_restore_alike_and_one_writes(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", ROOT / "tests/python/two_ranks.py", tmp_path]
+    path = os.pathsep.join([str(ROOT / "ops/python"), str(ROOT / "tests/python")])
+    done = subprocess.run(list(map(str, command)), env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    stages = [json.loads(line)["stage"] for line in (tmp_path / "probe.jsonl").read_text().splitlines()]
+    assert stages == ["start", "start", "end", "end", "restored", "restored"]
 
 
 def program_rows(tmp_path, model, *flags):

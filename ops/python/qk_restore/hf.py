@@ -70,7 +70,7 @@ class RecallCallback(transformers.TrainerCallback):
         reason = self.snapshot.refusal(self.method, **self.restore_options)
         if reason:
             raise ValueError("RecallCallback: " + reason)
-        self._make_probe(model, processing_class)
+        self._make_probe(state, model, processing_class)
         if "start" in self.at and state.global_step == 0:
             self._measure("start", state)
 
@@ -80,7 +80,7 @@ class RecallCallback(transformers.TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, model=None, processing_class=None, **kwargs):
         if "evaluate" not in self.at:
             return
-        self._make_probe(model, processing_class)
+        self._make_probe(state, model, processing_class)
         rates = self._measure(f"step-{state.global_step}" if self.report is None else "restored", state)
         if metrics is not None:
             metrics.update({f"eval_recall/{cell}": rate for cell, rate in rates.items()})
@@ -111,13 +111,14 @@ class RecallCallback(transformers.TrainerCallback):
             snapshot.save(path)
         return snapshot
 
-    def _make_probe(self, model, processing_class) -> None:
+    def _make_probe(self, state, model, processing_class) -> None:
         if self.probe is not None or not self.probe_options["lengths"]:
             return
         tokenizer = self.tokenizer or processing_class
         if tokenizer is None:
             raise ValueError("RecallCallback: a tokenizer must be given, here or as the trainer's processing_class, got none")
-        self.probe = RecallProbe(model, tokenizer, **self.probe_options)
+        alone = {} if state.is_world_process_zero else {"output": None}  # one rank writes the file
+        self.probe = RecallProbe(model, tokenizer, **{**self.probe_options, **alone})
 
     def _measure(self, stage: str, state) -> dict[str, float]:
         if self.probe is None:
