@@ -52,7 +52,8 @@ void adamw_autograd(const Tensor& weight, const OptionalTensor& master_low, cons
   check_no_grad(kOp, "grad", grad);
   {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    schema_handle<"qk_restore::adamw_split_", Signature>().call(weight, master_low, grad, exp_avg, exp_avg_sq, clip_scale, lr, beta1, beta2, eps, weight_decay, step);
+    schema_handle<"qk_restore::adamw_split_", Signature>().call(weight, master_low, grad, exp_avg, exp_avg_sq,
+                                                                clip_scale, lr, beta1, beta2, eps, weight_decay, step);
   }
   for (const Tensor& written : {weight, master_low.value_or(Tensor()), exp_avg, exp_avg_sq}) {
     if (written.defined() && !written.is_inference()) written.unsafeGetTensorImpl()->bump_version();

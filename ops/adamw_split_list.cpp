@@ -19,15 +19,17 @@ using Signature = void(at::TensorList, at::TensorList, at::TensorList, at::Tenso
 void cpu_key(at::TensorList weights, at::TensorList master_lows, at::TensorList grads, at::TensorList exp_avgs,
              at::TensorList exp_avg_sqs, const OptionalTensor& clip_scale, double lr, double beta1, double beta2,
              double eps, double weight_decay, int64_t step) {
-  for_each_adamw({weights, master_lows, grads, exp_avgs, exp_avg_sqs, clip_scale, {lr, beta1, beta2, eps, weight_decay, step}},
-                 update_on_cpu);
+  for_each_adamw(
+      {weights, master_lows, grads, exp_avgs, exp_avg_sqs, clip_scale, {lr, beta1, beta2, eps, weight_decay, step}},
+      update_on_cpu);
 }
 
 void meta(at::TensorList weights, at::TensorList master_lows, at::TensorList grads, at::TensorList exp_avgs,
-          at::TensorList exp_avg_sqs, const OptionalTensor& clip_scale, double lr, double beta1, double beta2, double eps,
-          double weight_decay, int64_t step) {
-  for_each_adamw({weights, master_lows, grads, exp_avgs, exp_avg_sqs, clip_scale, {lr, beta1, beta2, eps, weight_decay, step}},
-                 [](const AdamwArguments&) {});
+          at::TensorList exp_avg_sqs, const OptionalTensor& clip_scale, double lr, double beta1, double beta2,
+          double eps, double weight_decay, int64_t step) {
+  for_each_adamw(
+      {weights, master_lows, grads, exp_avgs, exp_avg_sqs, clip_scale, {lr, beta1, beta2, eps, weight_decay, step}},
+      [](const AdamwArguments&) {});
 }
 
 // As adamw_split_ does it.
@@ -37,8 +39,8 @@ void autograd_key(at::TensorList weights, at::TensorList master_lows, at::Tensor
   for (const Tensor& grad : grads) check_no_grad(kOp, "grads", grad);
   {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    schema_handle<"qk_restore::adamw_split_list_", Signature>().call(weights, master_lows, grads, exp_avgs, exp_avg_sqs,
-                                                                     clip_scale, lr, beta1, beta2, eps, weight_decay, step);
+    schema_handle<"qk_restore::adamw_split_list_", Signature>().call(
+        weights, master_lows, grads, exp_avgs, exp_avg_sqs, clip_scale, lr, beta1, beta2, eps, weight_decay, step);
   }
   for (const at::TensorList& written : {weights, master_lows, exp_avgs, exp_avg_sqs}) {
     for (const Tensor& t : written) {
@@ -61,7 +63,8 @@ void for_each_adamw(const AdamwLists& a, const std::function<void(const AdamwArg
   for (const bool checks : {true, false}) {
     for (size_t i = 0; i < a.weights.size(); ++i) {
       const OptionalTensor low = a.master_lows.empty() ? std::nullopt : OptionalTensor(a.master_lows[i]);
-      const AdamwArguments one{a.weights[i], low, a.grads[i], a.exp_avgs[i], a.exp_avg_sqs[i], a.clip_scale, a.options, kOp};
+      const AdamwArguments one{a.weights[i],     low,          a.grads[i], a.exp_avgs[i],
+                               a.exp_avg_sqs[i], a.clip_scale, a.options,  kOp};
       if (checks) {
         check_adamw(one);
         check_device(kOp, "weights", a.weights[i], "the first", a.weights[0]);
@@ -72,11 +75,13 @@ void for_each_adamw(const AdamwLists& a, const std::function<void(const AdamwArg
   }
 }
 
-void adamw_split_list_(at::TensorList weights, at::TensorList master_lows, at::TensorList grads, at::TensorList exp_avgs,
-                       at::TensorList exp_avg_sqs, const OptionalTensor& clip_scale, const AdamwOptions& o) {
+void adamw_split_list_(at::TensorList weights, at::TensorList master_lows, at::TensorList grads,
+                       at::TensorList exp_avgs, at::TensorList exp_avg_sqs, const OptionalTensor& clip_scale,
+                       const AdamwOptions& o) {
   if (weights.empty()) return;  // without a tensor the dispatcher knows no device
-  schema_handle<"qk_restore::adamw_split_list_", Signature>().call(weights, master_lows, grads, exp_avgs, exp_avg_sqs, clip_scale,
-                                                                   o.lr, o.beta1, o.beta2, o.eps, o.weight_decay, o.step);
+  schema_handle<"qk_restore::adamw_split_list_", Signature>().call(weights, master_lows, grads, exp_avgs, exp_avg_sqs,
+                                                                   clip_scale, o.lr, o.beta1, o.beta2, o.eps,
+                                                                   o.weight_decay, o.step);
 }
 
 }  // namespace qkr

@@ -69,8 +69,9 @@ void register_rules(torch::Library& m) {
   by([] { return torch::CppFunction::makeFromBoxedFunction<&autocast_key<Rule::kWidest, kDevice>>(); },
      {"add_rms_norm", "answer_logprobs", "needle_attention"});
   by([] { return torch::CppFunction::makeFromBoxedFunction<&autocast_key<Rule::kOwn, kDevice>>(); },
-     {"adamw_split_", "adamw_split_list_", "split_master", "join_master", "round_once", "polar", "procrustes", "embed_tokens", "embedding_grad", "_rms_norm_fwd", "_rms_norm_bwd", "_qk_norm_rope_bwd",
-      "_qk_norm_rope_pair_bwd", "_swiglu_bwd", "_sigmoid_gate_bwd", "_lightning_attention_bwd"});
+     {"adamw_split_", "adamw_split_list_", "split_master", "join_master", "round_once", "polar", "procrustes", "embed_tokens",
+      "embedding_grad", "_rms_norm_fwd", "_rms_norm_bwd", "_qk_norm_rope_bwd", "_qk_norm_rope_pair_bwd",
+      "_swiglu_bwd", "_sigmoid_gate_bwd", "_lightning_attention_bwd"});
 }
 
 }  // namespace

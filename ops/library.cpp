@@ -10,7 +10,8 @@ QKR_LIBRARY(m) {
   // The same for many tensors in few launches. master_lows: one for each weight, all of them bf16, or none.
   m.def(
       "adamw_split_list_(Tensor(a!)[] weights, Tensor(b!)[] master_lows, Tensor[] grads, Tensor(c!)[] exp_avgs, "
-      "Tensor(d!)[] exp_avg_sqs, Tensor? clip_scale, float lr, float beta1, float beta2, float eps, float weight_decay, int step) -> ()");
+      "Tensor(d!)[] exp_avg_sqs, Tensor? clip_scale, float lr, float beta1, float beta2, float eps, float weight_decay, "
+      "int step) -> ()");
   // An fp32 master as a bf16 weight and an int16 rest, and back; exact.
   m.def("split_master(Tensor master) -> (Tensor weight, Tensor master_low)");
   m.def("join_master(Tensor weight, Tensor master_low) -> Tensor");

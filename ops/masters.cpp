@@ -36,8 +36,8 @@ void check_join(const Tensor& weight, const Tensor& master_low) {
 Tensor join_composite(const Tensor& weight, const Tensor& master_low) {
   check_join(weight, master_low);
   const Tensor high = weight.contiguous().view(at::kShort).to(at::kInt);
-  // high * 2^16 + low stays in int32 but for one carry: the smallest negative numbers' pattern 0x8000 with a negative rest,
-  // which no split makes
+  // high * 2^16 + low stays in int32 but for one carry: the smallest negative numbers' pattern 0x8000 with a negative
+  // rest, which no split makes
   return (high.bitwise_left_shift(16) + master_low.contiguous().to(at::kInt)).view(at::kFloat);
 }
 

@@ -57,8 +57,8 @@ struct QkNormRopePair : torch::autograd::Function<QkNormRopePair> {
             grads[0], grads[1], normed ? saved[0] : grads[0], normed ? saved[1] : grads[1], if_defined(saved[2]),
             if_defined(saved[3]), if_defined(saved[4]), if_defined(saved[5]), if_defined(saved[6]),
             ctx->saved_data["eps"].toDouble());
-    return {grad_q,   grad_k,   normed ? grad_q_weight : Tensor(), normed ? grad_k_weight : Tensor(),
-            Tensor(), Tensor(), Tensor(),                          Tensor()};
+    return {grad_q,   grad_k,  normed ? grad_q_weight : Tensor(), normed ? grad_k_weight : Tensor(), Tensor(), Tensor(),
+            Tensor(), Tensor()};
   }
 };
 
@@ -95,8 +95,8 @@ Pair qk_norm_rope_pair_composite(const Tensor& q, const Tensor& k, const Optiona
 
 PairGrads qk_norm_rope_pair_bwd_meta(const Tensor& grad_q, const Tensor& grad_k, const Tensor& q, const Tensor& k,
                                      const OptionalTensor& q_weight, const OptionalTensor& k_weight,
-                                     const OptionalTensor& cos, const OptionalTensor& sin,
-                                     const OptionalTensor& factor, double eps) {
+                                     const OptionalTensor& cos, const OptionalTensor& sin, const OptionalTensor& factor,
+                                     double eps) {
   check(q, k, q_weight, k_weight);
   const auto [dq, dq_weight] = qk_norm_rope_bwd_meta(grad_q, q, q_weight, cos, sin, factor, eps);
   const auto [dk, dk_weight] = qk_norm_rope_bwd_meta(grad_k, k, k_weight, cos, sin, {}, eps);

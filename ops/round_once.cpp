@@ -29,8 +29,8 @@ Tensor round_once_composite(const Tensor& x, at::ScalarType dtype) {
   check_dtype("round_once", "x", x, {at::kDouble});
   const Tensor dense = x.contiguous();
   if (dtype != at::kBFloat16 && dtype != at::kHalf) return dense.to(dtype, /*non_blocking=*/false, /*copy=*/true);
-  // To odd first (Boldo & Melquiond 2008): towards zero, and the last bit set if anything was lost. fp32 has more than two
-  // bits to spare over both types, so the second rounding then sees which side of a tie x was on.
+  // To odd first (Boldo & Melquiond 2008): towards zero, and the last bit set if anything was lost. fp32 has more than
+  // two bits to spare over both types, so the second rounding then sees which side of a tie x was on.
   const Tensor nearest = dense.to(at::kFloat);
   const Tensor back = nearest.to(at::kDouble);
   const Tensor outward = back.abs() > dense.abs();

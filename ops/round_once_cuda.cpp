@@ -15,8 +15,8 @@ at::Tensor round_once_cuda(const at::Tensor& x, at::ScalarType dtype) {
   if (dtype != at::kBFloat16) return round_once_composite(x, dtype);
   at::Tensor y = round_once_meta(x, dtype);
   const at::Tensor dense = x.contiguous();
-  C10_CUDA_CHECK(launch_round_once(dense.const_data_ptr<double>(), static_cast<Bf16*>(y.mutable_data_ptr()), dense.numel(),
-                                   c10::cuda::getCurrentCUDAStream()));
+  C10_CUDA_CHECK(launch_round_once(dense.const_data_ptr<double>(), static_cast<Bf16*>(y.mutable_data_ptr()),
+                                   dense.numel(), c10::cuda::getCurrentCUDAStream()));
   return y;
 }
 

@@ -47,10 +47,12 @@ __device__ inline void update_pack(const AdamwTensor<Master, Grad>& t, const Ada
 }
 
 __device__ inline Fp32Master after(const Fp32Master& m, int64_t elements) { return {m.weight + elements}; }
-__device__ inline SplitMaster after(const SplitMaster& m, int64_t elements) { return {m.high + elements, m.low + elements}; }
+__device__ inline SplitMaster after(const SplitMaster& m, int64_t elements) {
+  return {m.high + elements, m.low + elements};
+}
 
-// At most `chunk` elements of t from `begin` on, a multiple of kPack. Packs first; the elements after the last whole one, or
-// all of an unaligned tensor's, one by one.
+// At most `chunk` elements of t from `begin` on, a multiple of kPack. Packs first; the elements after the last whole
+// one, or all of an unaligned tensor's, one by one.
 template <class Master, class Grad>
 __device__ inline void update_chunk(const AdamwTensor<Master, Grad>& t, bool aligned, const AdamwScalars& scalars,
                                     float clip_scale, int64_t begin, int chunk) {
@@ -66,7 +68,8 @@ __device__ inline void update_chunk(const AdamwTensor<Master, Grad>& t, bool ali
   }
 }
 
-// The last tensor whose first chunk is not after `chunk`. Tensors without elements have no chunk and are not in the table.
+// The last tensor whose first chunk is not after `chunk`. Tensors without elements have no chunk and are not in the
+// table.
 template <class Table>
 __device__ inline int tensor_of(const Table& table, int64_t chunk) {
   int found = 0;
@@ -78,7 +81,8 @@ __device__ inline int tensor_of(const Table& table, int64_t chunk) {
   return found;
 }
 
-// A block owns every (grid size)-th chunk. Thread 0 computes what all elements share: two powers for some hundred packs.
+// A block owns every (grid size)-th chunk. Thread 0 computes what all elements share: two powers for some hundred
+// packs.
 template <class Master, class Grad, int kTensors>
 __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
     adamw_kernel(const __grid_constant__ AdamwTable<Master, Grad, kTensors> table) {

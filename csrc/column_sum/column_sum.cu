@@ -5,7 +5,7 @@
 namespace qkr {
 namespace {
 
-constexpr int kColumns = 8;                  // of a block: one sector of memory a row
+constexpr int kColumns = 8;  // of a block: one sector of memory a row
 constexpr int kWarps = 16;
 constexpr int kRowLanes = kWarp / kColumns;  // a warp's rows at a time
 constexpr int kRows = kWarps * kRowLanes;    // a block's
@@ -16,8 +16,8 @@ struct ColumnSums {
   ColumnSum<T> part[2];
 };
 
-// A block owns kColumns columns of the sum blockIdx.y. A thread adds every kRows-th row; then its warp's threads and the
-// warps are added in order.
+// A block owns kColumns columns of the sum blockIdx.y. A thread adds every kRows-th row; then its warp's threads and
+// the warps are added in order.
 template <class T>
 __global__ void __launch_bounds__(kWarp* kWarps)
     column_sum_kernel(const __grid_constant__ ColumnSums<T> sums, int64_t cols) {

@@ -1,5 +1,5 @@
-// y = x rounded to bf16 once, to nearest even: a conversion by way of fp32 rounds twice and is wrong by a bit where x is next to
-// the middle between two bf16. No sync, no allocation, on the stream given.
+// y = x rounded to bf16 once, to nearest even: a conversion by way of fp32 rounds twice and is wrong by a bit where x
+// is next to the middle between two bf16. No sync, no allocation, on the stream given.
 #pragma once
 
 #include <cuda_runtime_api.h>

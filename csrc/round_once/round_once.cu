@@ -7,8 +7,8 @@ namespace {
 
 constexpr int kThreads = 256, kPack = 8;
 
-// To odd first (Boldo & Melquiond 2008): towards zero, and the last bit set if anything was lost. fp32 has more than two bits to
-// spare over bf16, so the second rounding then sees which side of a tie x was on.
+// To odd first (Boldo & Melquiond 2008): towards zero, and the last bit set if anything was lost. fp32 has more than
+// two bits to spare over bf16, so the second rounding then sees which side of a tie x was on.
 __device__ inline float to_odd(double x) {
   const float towards_zero = __double2float_rz(x);
   const bool lost = static_cast<double>(towards_zero) != x && isfinite(x);

@@ -1,4 +1,5 @@
-// adamw_split_() and, for more than one tensor, adamw_split_list_() against PyTorch's fused AdamW: over an fp32 weight, which is as exact, and all in bf16, which has no master.
+// adamw_split_() and, for more than one tensor, adamw_split_list_() against PyTorch's fused AdamW: over an fp32 weight, which is
+// as exact, and all in bf16, which has no master.
 #include "ops/adamw_split.h"
 
 #include <ATen/ops/_fused_adamw.h>

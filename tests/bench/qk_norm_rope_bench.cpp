@@ -147,7 +147,8 @@ constexpr PairShape kModels[] = {{"HypeNet-2B softmax", 16384, 16, 8, 128, {"nor
 QKR_BENCH(qk_norm_rope_pair) {
   for (const PairShape& s : kModels) {
     const int64_t tokens = on_gpu() ? s.tokens : 8;
-    const std::string shape = concat(s.model, ": [", tokens, ", ", s.q_heads, " + ", s.k_heads, ", ", s.head_dim, "] bf16, ", s.steps.name);
+    const std::string shape =
+        concat(s.model, ": [", tokens, ", ", s.q_heads, " + ", s.k_heads, ", ", s.head_dim, "] bf16, ", s.steps.name);
     const auto layer = [=] { return std::make_shared<const Layer>(s.steps, tokens, s.q_heads, s.k_heads, s.head_dim); };
     add_case("qk_norm_rope_pair", shape, [layer] { return pair_fwd_case(layer()); });
     add_case("qk_norm_rope_pair backward", shape, [layer] { return pair_bwd_case(layer()); });

@@ -44,7 +44,9 @@ struct Lists {
 };
 
 void expect_same(const Lists& a, const Lists& b) {
-  for (const auto& [x, y] : {std::pair(&a.weights, &b.weights), {&a.master_lows, &b.master_lows}, {&a.exp_avgs, &b.exp_avgs},
+  for (const auto& [x, y] : {std::pair(&a.weights, &b.weights),
+                             {&a.master_lows, &b.master_lows},
+                             {&a.exp_avgs, &b.exp_avgs},
                              {&a.exp_avg_sqs, &b.exp_avg_sqs}}) {
     ASSERT_EQ(x->size(), y->size());
     for (size_t i = 0; i < x->size(); ++i) EXPECT_TRUE(same_bytes((*x)[i], (*y)[i])) << i;
@@ -53,11 +55,12 @@ void expect_same(const Lists& a, const Lists& b) {
 
 class AdamwSplitList : public test::DeviceTest {
  protected:
-  // 150 tensors, so three launches: no elements, one, around a chunk of 1,024, over several chunks, of more axes; gradients of
-  // both dtypes and one transposed.
+  // 150 tensors, so three launches: no elements, one, around a chunk of 1,024, over several chunks, of more axes;
+  // gradients of both dtypes and one transposed.
   Lists mixed(bool split) {
     Lists lists;
-    const std::vector<std::vector<int64_t>> shapes = {{0}, {1}, {3}, {1023}, {1024}, {1025}, {4099}, {33, 65}, {4, 0, 2}, {7, 5, 3}, {2048}};
+    const std::vector<std::vector<int64_t>> shapes = {{0},    {1},      {3},       {1023},    {1024}, {1025},
+                                                      {4099}, {33, 65}, {4, 0, 2}, {7, 5, 3}, {2048}};
     for (int i = 0; i < 150; ++i) {
       const auto& shape = shapes[i % shapes.size()];
       Tensor grad = here(at::randn(shape) * 1e-2);

@@ -16,10 +16,14 @@ using test::same_bytes;
 
 // int64 patterns as fp32.
 Tensor fp32_of(const Tensor& patterns) {
-  return at::where(patterns >= 0x80000000LL, patterns - 0x100000000LL, patterns).to(at::kInt).contiguous().view(at::kFloat);
+  return at::where(patterns >= 0x80000000LL, patterns - 0x100000000LL, patterns)
+      .to(at::kInt)
+      .contiguous()
+      .view(at::kFloat);
 }
 
-// Every upper half with the lower halves around its rounding edges: all NaNs, infinities, denormals and zeros are among them.
+// Every upper half with the lower halves around its rounding edges: all NaNs, infinities, denormals and zeros are among
+// them.
 Tensor every_kind_of_fp32() {
   const Tensor high = at::arange(0, 65536, at::kLong).view({-1, 1}) * 65536;
   const Tensor low = at::tensor({0, 1, 2, 0x7ffe, 0x7fff, 0x8000, 0x8001, 0xfffe, 0xffff}, at::kLong).view({1, -1});
@@ -70,14 +74,17 @@ TEST_P(Masters, AWeightThatRequiresGradIsRead) {
 TEST_P(Masters, RoundOnceIsTheCompositesBits) {
   const Tensor bf16 = fp32_of(at::arange(0, 65536, at::kLong) * 65536).to(at::kDouble);
   const Tensor middle = fp32_of(at::arange(0, 65536, at::kLong) * 65536 + 0x8000).to(at::kDouble);
-  Tensor x = at::cat({bf16, middle, bf16 * (1 + 0x1p-40), bf16 * (1 - 0x1p-40), middle * (1 + 0x1p-52), middle * (1 - 0x1p-53),
-                      middle * (1 - 0x1p-30), at::tensor({1e300, -1e300, 1e-300, -1e-300, 0x1.fefp127, 0x1.ffp127, 3.4e38, 5e-324}, at::kDouble)});
+  Tensor x =
+      at::cat({bf16, middle, bf16 * (1 + 0x1p-40), bf16 * (1 - 0x1p-40), middle * (1 + 0x1p-52), middle * (1 - 0x1p-53),
+               middle * (1 - 0x1p-30),
+               at::tensor({1e300, -1e300, 1e-300, -1e-300, 0x1.fefp127, 0x1.ffp127, 3.4e38, 5e-324}, at::kDouble)});
   for (const at::ScalarType type : {at::kBFloat16, at::kHalf, at::kFloat, at::kDouble}) {
     const Tensor want = round_once(x, type), nan = x.isnan();
     for (const Tensor& input : {here(x), shifted(here(x)), here(x).narrow(0, 0, 11)}) {
       const Tensor got = round_once(input, type).cpu();
       ASSERT_EQ(got.scalar_type(), type);
-      const Tensor kept = nan.narrow(0, 0, got.numel()).logical_not();  // what a NaN's payload becomes is the device's choice
+      const Tensor kept =
+          nan.narrow(0, 0, got.numel()).logical_not();  // what a NaN's payload becomes is the device's choice
       EXPECT_TRUE(same_bytes(got.masked_select(kept), want.narrow(0, 0, got.numel()).masked_select(kept))) << type;
       EXPECT_TRUE(at::equal(got.isnan(), nan.narrow(0, 0, got.numel())));
     }

@@ -34,8 +34,10 @@ constexpr Steps kSteps[] = {{"rope", false, true, false},
 struct Shape {
   int64_t tokens, q_heads, k_heads, head_dim;
 };
-// GQA of the models, equal counts, more keys than queries, a block shared by nobody, odd sizes through the scalar kernel, no kernel
-constexpr Shape kShapes[] = {{65, 16, 8, 128}, {700, 32, 8, 128}, {33, 4, 4, 64}, {5, 1, 3, 256}, {1, 2, 1, 128}, {9, 5, 2, 6}, {5, 2, 1, 320}};
+// GQA of the models, equal counts, more keys than queries, a block shared by nobody, odd sizes through the scalar
+// kernel, no kernel
+constexpr Shape kShapes[] = {{65, 16, 8, 128}, {700, 32, 8, 128}, {33, 4, 4, 64}, {5, 1, 3, 256},
+                             {1, 2, 1, 128},   {9, 5, 2, 6},      {5, 2, 1, 320}};
 
 // Differentiable {q, k} or {q, k, q_weight, k_weight}; the rest are constants.
 struct Case {
@@ -43,7 +45,8 @@ struct Case {
   std::optional<Tensor> cos, sin, factor;
 
   Case(const Steps& steps, const Shape& s, at::ScalarType type) {
-    inputs = {at::randn({s.tokens, s.q_heads, s.head_dim}).to(type), at::randn({s.tokens, s.k_heads, s.head_dim}).to(type)};
+    inputs = {at::randn({s.tokens, s.q_heads, s.head_dim}).to(type),
+              at::randn({s.tokens, s.k_heads, s.head_dim}).to(type)};
     for (int i = 0; steps.norm && i < 2; ++i) inputs.push_back((at::randn({s.head_dim}) * 0.3 + 1).to(type));
     const Tensor angles = at::rand({s.tokens, s.head_dim / 2}) * 6.28;
     if (steps.rope) cos = angles.cos().to(type), sin = angles.sin().to(type);
@@ -59,7 +62,9 @@ struct Case {
   }
 };
 
-std::optional<Tensor> weight_of(const Tensors& t, size_t i) { return t.size() > i ? std::optional<Tensor>(t[i]) : std::nullopt; }
+std::optional<Tensor> weight_of(const Tensors& t, size_t i) {
+  return t.size() > i ? std::optional<Tensor>(t[i]) : std::nullopt;
+}
 
 test::TensorFunction together(const Case& c) {
   return [c](const Tensors& t) {
@@ -81,7 +86,8 @@ class QkNormRopePair : public test::DeviceTest {
   void expect_same(const Case& c, const Tensors& inputs) {
     Tensors upstream;
     for (int i = 0; i < 2; ++i) upstream.push_back(at::randn(c.inputs[i].sizes()));
-    const auto a = test::differentiated(together(c), inputs, upstream), b = test::differentiated(apart(c), inputs, upstream);
+    const auto a = test::differentiated(together(c), inputs, upstream),
+               b = test::differentiated(apart(c), inputs, upstream);
     for (size_t i = 0; i < 2; ++i) {
       EXPECT_TRUE(same_bytes(a.outputs[i], b.outputs[i]));
       EXPECT_TRUE(a.outputs[i].is_contiguous() && a.grads[i].is_contiguous());
@@ -100,7 +106,8 @@ TEST_P(QkNormRopePair, EqualsTwoCalls) {
   for (const Steps& steps : kSteps) {
     for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
       for (const Shape& s : kShapes) {
-        SCOPED_TRACE(c10::str(steps.name, " ", s.tokens, " x ", s.q_heads, " + ", s.k_heads, " x ", s.head_dim, " ", type));
+        SCOPED_TRACE(
+            c10::str(steps.name, " ", s.tokens, " x ", s.q_heads, " + ", s.k_heads, " x ", s.head_dim, " ", type));
         const Case c = Case(steps, s, type).on(device());
         expect_same(c, c.inputs);
       }
@@ -108,7 +115,8 @@ TEST_P(QkNormRopePair, EqualsTwoCalls) {
   }
 }
 
-// One is a part of a longer row, the other has its heads outermost; then one cannot be read 16 bytes at a time, the other can.
+// One is a part of a longer row, the other has its heads outermost; then one cannot be read 16 bytes at a time, the
+// other can.
 TEST_P(QkNormRopePair, StridedAndUnalignedInputs) {
   at::manual_seed(2);
   for (const Steps& steps : kSteps) {
@@ -125,7 +133,8 @@ TEST_P(QkNormRopePair, StridedAndUnalignedInputs) {
 TEST_P(QkNormRopePair, OneWithoutRows) {
   for (const Shape& s : {Shape{0, 4, 2, 128}, {7, 4, 0, 128}, {7, 0, 4, 128}}) {
     const Case c = Case(kSteps[2], s, at::kFloat).on(device());
-    const auto out = test::differentiated(together(c), c.inputs, {at::ones(c.inputs[0].sizes()), at::ones(c.inputs[1].sizes())});
+    const auto out =
+        test::differentiated(together(c), c.inputs, {at::ones(c.inputs[0].sizes()), at::ones(c.inputs[1].sizes())});
     EXPECT_EQ(out.outputs[0].sizes(), c.inputs[0].sizes());
     EXPECT_EQ(out.outputs[1].sizes(), c.inputs[1].sizes());
     for (size_t i = 0; i < 2; ++i) {
@@ -146,7 +155,8 @@ TEST_P(QkNormRopePair, TwoRunsAreBitEqual) {
   at::manual_seed(3);
   const Case c = Case(kSteps[4], {900, 16, 8, 128}, at::kBFloat16).on(device());
   const Tensors upstream = {at::randn({900, 16, 128}), at::randn({900, 8, 128})};
-  const auto a = test::differentiated(together(c), c.inputs, upstream), b = test::differentiated(together(c), c.inputs, upstream);
+  const auto a = test::differentiated(together(c), c.inputs, upstream),
+             b = test::differentiated(together(c), c.inputs, upstream);
   for (size_t i = 0; i < 4; ++i) EXPECT_TRUE(same_bytes(a.grads[i], b.grads[i]));
 }
 
@@ -160,17 +170,18 @@ TEST_P(QkNormRopePair, ErrorsNameArgumentRuleAndValue) {
     EXPECT_NE(message.find(want), std::string::npos) << message;
   };
   const Tensor q = here(at::randn({3, 4, 8})), k = here(at::randn({3, 2, 8})), w = here(at::ones({8}));
-  const auto call = [&](const Tensor& a, const Tensor& b, std::optional<Tensor> wa = {}, std::optional<Tensor> wb = {}) {
-    qk_norm_rope_pair(a, b, wa, wb, {}, {}, {}, kEps);
-  };
+  const auto call = [&](const Tensor& a, const Tensor& b, std::optional<Tensor> wa = {},
+                        std::optional<Tensor> wb = {}) { qk_norm_rope_pair(a, b, wa, wb, {}, {}, {}, kEps); };
   expect("qk_norm_rope_pair: k must have shape [3, 2, 8], got [2, 2, 8]", QKR_MESSAGE_OF(call(q, k.narrow(0, 0, 2))));
   expect("qk_norm_rope_pair: k must have shape [3, 2, 8], got [3, 2, 4]", QKR_MESSAGE_OF(call(q, k.narrow(2, 0, 4))));
   expect("qk_norm_rope_pair: k must be Float, got Double", QKR_MESSAGE_OF(call(q, k.to(at::kDouble))));
   expect("qk_norm_rope_pair: q must be [N, H, D], got [12, 8]", QKR_MESSAGE_OF(call(q.view({12, 8}), k)));
-  expect("qk_norm_rope_pair: q_weight must be given together with k_weight, got one of them", QKR_MESSAGE_OF(call(q, k, w)));
+  expect("qk_norm_rope_pair: q_weight must be given together with k_weight, got one of them",
+         QKR_MESSAGE_OF(call(q, k, w)));
   expect("qk_norm_rope: weight must have shape [8], got [4]", QKR_MESSAGE_OF(call(q, k, w, w.narrow(0, 0, 4))));
   const Tensor factor = here(at::ones({3})).requires_grad_(true);
-  expect("qk_norm_rope_pair: factor must not require grad", QKR_MESSAGE_OF(qk_norm_rope_pair(q, k, {}, {}, {}, {}, factor, kEps)));
+  expect("qk_norm_rope_pair: factor must not require grad",
+         QKR_MESSAGE_OF(qk_norm_rope_pair(q, k, {}, {}, {}, {}, factor, kEps)));
 }
 
 QKR_ON_EVERY_DEVICE(QkNormRopePair);

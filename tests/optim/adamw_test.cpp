@@ -161,8 +161,8 @@ TEST(AdamW, UpdatesEveryKindOfWeightAsACallForEachDoes) {
   for (const auto& [name, weight] : weights) {
     if (!weight.grad().defined()) continue;
     const at::Tensor* low = want.find("master_low." + name);
-    adamw_split_(want.at(name), low == nullptr ? std::nullopt : std::optional<at::Tensor>(*low), weight.grad(), want.at("exp_avg." + name),
-                 want.at("exp_avg_sq." + name), std::nullopt,
+    adamw_split_(want.at(name), low == nullptr ? std::nullopt : std::optional<at::Tensor>(*low), weight.grad(),
+                 want.at("exp_avg." + name), want.at("exp_avg_sq." + name), std::nullopt,
                  {0.01, config.beta1, config.beta2, config.eps, weight.dim() > 1 ? config.weight_decay : 0.0, 2});
   }
   optimizer.step(2, 0.01, optimizer.grad_norm());

@@ -29,9 +29,10 @@ std::tuple<at::Tensor, at::Tensor> for_attention(const at::Tensor& queries, cons
                                                  const at::Tensor& factor) {
   const bool both = q_norm.defined() || rotary != nullptr;
   if (!both && !factor.defined()) return {queries, keys};
-  const auto cos = rotary == nullptr ? std::nullopt : if_defined(rotary->cos), sin = rotary == nullptr ? std::nullopt : if_defined(rotary->sin);
+  const RotaryTable tables = rotary == nullptr ? RotaryTable() : *rotary;
   if (!both) return {qk_norm_rope(queries, {}, {}, {}, factor, eps), keys};
-  return qk_norm_rope_pair(queries, keys, if_defined(q_norm), if_defined(k_norm), cos, sin, if_defined(factor), eps);
+  return qk_norm_rope_pair(queries, keys, if_defined(q_norm), if_defined(k_norm), if_defined(tables.cos), if_defined(tables.sin),
+                           if_defined(factor), eps);
 }
 
 at::Tensor tensor_or_none(const NamedTensors& weights, const std::string& name) {
@@ -74,8 +75,8 @@ at::Tensor SoftmaxMixer::operator()(const at::Tensor& a, const ForwardContext& c
   if (in_step && gated) of_input.push_back(&gate);  // else it waits until it is needed
   const std::vector<at::Tensor> from_input = apply_all(a, of_input, in_step);
   const auto gate_of_input = [&] { return in_step ? from_input[3] : gate(a); };
-  const auto [queries, keys] = for_attention(heads_of(from_input[0], shape.head_dim), heads_of(from_input[1], shape.head_dim), q_norm, k_norm, eps,
-                                             rotary, context.logits_factor);
+  const auto [queries, keys] = for_attention(heads_of(from_input[0], shape.head_dim), heads_of(from_input[1], shape.head_dim),
+                                             q_norm, k_norm, eps, rotary, context.logits_factor);
   const at::Tensor values = heads_of(from_input[2], shape.head_dim);  // [N, KV, D]
   if (cache != nullptr && cache->keep_q) cache->q = queries;
   at::Tensor mixed =
@@ -103,8 +104,8 @@ at::Tensor LightningMixer::operator()(const at::Tensor& a, const ForwardContext&
   if (in_step && gated) of_input.push_back(&z);  // else it waits until it is needed
   const std::vector<at::Tensor> from_input = apply_all(a, of_input, in_step);
   const auto gate_of_input = [&] { return in_step ? from_input[3] : z(a); };
-  const auto [queries, keys] =
-      for_attention(heads_of(from_input[0], shape.head_dim), heads_of(from_input[1], shape.head_dim), q_norm, k_norm, eps, rotary, {});
+  const auto [queries, keys] = for_attention(heads_of(from_input[0], shape.head_dim), heads_of(from_input[1], shape.head_dim),
+                                             q_norm, k_norm, eps, rotary, {});
   const at::Tensor values = heads_of(from_input[2], shape.head_dim);  // [N, KV, D]
   at::Tensor mixed = cache == nullptr          ? lightning_packed(queries, keys, values, slopes, shape.scale, context.segments)
                      : in_step ? lightning_attention_step_(queries, keys, values, slopes, cache->state, shape.scale)

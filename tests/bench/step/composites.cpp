@@ -15,13 +15,15 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-LightningResult lightning(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& slopes, const Tensor& cu_seqlens,
-                          const OptionalTensor& initial_state, double scale, bool accurate, bool with_state) {
+LightningResult lightning(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& slopes,
+                          const Tensor& cu_seqlens, const OptionalTensor& initial_state, double scale, bool accurate,
+                          bool with_state) {
   return lightning_composite({q, k, v, slopes, cu_seqlens, initial_state, scale, accurate}, with_state);
 }
 
-LightningGrads lightning_grad(const Tensor& grad_o, const OptionalTensor& grad_state, const Tensor& q, const Tensor& k, const Tensor& v,
-                              const Tensor& slopes, const Tensor& cu_seqlens, const OptionalTensor& initial_state, double scale, bool accurate) {
+LightningGrads lightning_grad(const Tensor& grad_o, const OptionalTensor& grad_state, const Tensor& q, const Tensor& k,
+                              const Tensor& v, const Tensor& slopes, const Tensor& cu_seqlens,
+                              const OptionalTensor& initial_state, double scale, bool accurate) {
   return lightning_composite_grad(grad_o, grad_state, {q, k, v, slopes, cu_seqlens, initial_state, scale, accurate});
 }
 

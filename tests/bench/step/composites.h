@@ -1,4 +1,5 @@
-// The trainer as it would be without kernels: while one of these lives, every operator runs its ATen composite on the GPU too.
+// The trainer as it would be without kernels: while one of these lives, every operator runs its ATen composite on the
+// GPU too.
 #pragma once
 
 #include <torch/library.h>

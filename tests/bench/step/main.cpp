@@ -1,5 +1,5 @@
-// bench_step [--device=auto|cpu|cuda]: what the operators' kernels save in a training step of HypeNet-2B, predicted from the operators alone
-// and measured on the whole step.
+// bench_step [--device=auto|cpu|cuda]: what the operators' kernels save in a training step of HypeNet-2B, predicted
+// from the operators alone and measured on the whole step.
 #include <ATen/ATen.h>
 
 #include <chrono>
@@ -16,7 +16,8 @@
 namespace qkr::bench {
 namespace {
 
-// Milliseconds of a call among calls of its kind, as a step makes them: the host is ahead, the caches are warm with nothing of use.
+// Milliseconds of a call among calls of its kind, as a step makes them: the host is ahead, the caches are warm with
+// nothing of use.
 double ms_of(const std::function<void()>& call) {
   if (!call) return 0;
   call();
@@ -61,7 +62,9 @@ NamedTensors random_weights(const Architecture& a, at::Device device) {
 class TrainingStep {
  public:
   TrainingStep(const Architecture& a, const Segments& segments, at::Device device)
-      : decoder_(a, random_weights(a, device)), optimizer_(OptimConfigSection{}, decoder_.weights()), segments_(segments),
+      : decoder_(a, random_weights(a, device)),
+        optimizer_(OptimConfigSection{}, decoder_.weights()),
+        segments_(segments),
         tokens_(at::randint(a.vocab_size, {segments.tokens()}, at::TensorOptions(device).dtype(at::kLong))) {
     decoder_.checkpoint_activations(true);
   }
@@ -74,7 +77,8 @@ class TrainingStep {
       const auto start = std::chrono::steady_clock::now();
       run();
       wait_for_device();
-      if (i >= 2) times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+      if (i >= 2)
+        times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
     }
     return median(times);
   }
@@ -100,23 +104,27 @@ class TrainingStep {
 
 // Rows of the table; returns the predicted saving of a step in ms.
 double print_operators(const std::vector<StepOperator>& operators, const Costs& kernels, const Costs& composites) {
-  std::cout << "| operator | shape | calls | forward, ms: kernel / composite | backward, ms: kernel / composite | of a step, ms: kernels / composites | saved, ms |\n"
-               "|---|---|--:|--:|--:|--:|--:|\n";
+  std::cout
+      << "| operator | shape | calls | forward, ms: kernel / composite | backward, ms: kernel / composite | of a step, ms: kernels / composites | saved, ms |\n"
+         "|---|---|--:|--:|--:|--:|--:|\n";
   double with = 0, without = 0;
   for (size_t i = 0; i < operators.size(); ++i) {
     const StepOperator& op = operators[i];
     const double a = kernels.of_step(op, i), b = composites.of_step(op, i);
     with += a, without += b;
-    std::cout << "| " << op.name << " | " << op.shape << " | " << op.calls << " x (" << op.forwards << " + 1) | " << fixed(kernels.forward[i], 3) << " / "
-              << fixed(composites.forward[i], 3) << " | " << fixed(kernels.backward[i], 3) << " / " << fixed(composites.backward[i], 3) << " | "
-              << fixed(a, 1) << " / " << fixed(b, 1) << " | " << fixed(b - a, 1) << " |\n";
+    std::cout << "| " << op.name << " | " << op.shape << " | " << op.calls << " x (" << op.forwards << " + 1) | "
+              << fixed(kernels.forward[i], 3) << " / " << fixed(composites.forward[i], 3) << " | "
+              << fixed(kernels.backward[i], 3) << " / " << fixed(composites.backward[i], 3) << " | " << fixed(a, 1)
+              << " / " << fixed(b, 1) << " | " << fixed(b - a, 1) << " |\n";
   }
-  std::cout << "| together | | | | | " << fixed(with, 1) << " / " << fixed(without, 1) << " | " << fixed(without - with, 1) << " |\n\n";
+  std::cout << "| together | | | | | " << fixed(with, 1) << " / " << fixed(without, 1) << " | "
+            << fixed(without - with, 1) << " |\n\n";
   return without - with;
 }
 
 Segments documents(bool small, at::Device device) {
-  const std::vector<int64_t> lengths = small ? std::vector<int64_t>{5, 20, 7} : std::vector<int64_t>{4096, 1024, 2048, 512, 2560, 6144};
+  const std::vector<int64_t> lengths =
+      small ? std::vector<int64_t>{5, 20, 7} : std::vector<int64_t>{4096, 1024, 2048, 512, 2560, 6144};
   std::vector<int64_t> cu = {0};
   for (const int64_t length : lengths) cu.push_back(cu.back() + length);
   return Segments::packed(cu, device);
@@ -144,10 +152,12 @@ void run() {
   }
   const double with = 0.5 * (before + step.measure(steps));
   const auto rate = [&](double ms) { return fixed(static_cast<double>(segments.tokens()) / ms * 1e3, 0); };
-  std::cout << "step of " << segments.tokens() << " tokens in " << segments.count() << " documents, " << model.layers.size() << " layers: kernels "
-            << fixed(with, 1) << " ms (" << rate(with) << " tokens/s), composites " << fixed(without, 1) << " ms (" << rate(without)
-            << " tokens/s); saved " << fixed(without - with, 1) << " ms, predicted " << fixed(predicted, 1) << " ms ("
-            << fixed(100 * predicted / (without - with), 0) << " %); loss " << fixed(loss, 3) << " to " << fixed(step.loss(), 3) << "\n";
+  std::cout << "step of " << segments.tokens() << " tokens in " << segments.count() << " documents, "
+            << model.layers.size() << " layers: kernels " << fixed(with, 1) << " ms (" << rate(with)
+            << " tokens/s), composites " << fixed(without, 1) << " ms (" << rate(without) << " tokens/s); saved "
+            << fixed(without - with, 1) << " ms, predicted " << fixed(predicted, 1) << " ms ("
+            << fixed(100 * predicted / (without - with), 0) << " %); loss " << fixed(loss, 3) << " to "
+            << fixed(step.loss(), 3) << "\n";
 }
 
 }  // namespace

@@ -12,8 +12,8 @@ namespace qkr::bench {
 
 struct StepOperator {
   std::string name, shape;
-  int64_t calls = 0;     // layers that have it
-  int64_t forwards = 0;  // of each call in a step: twice where the backward computes the block again
+  int64_t calls = 0;                        // layers that have it
+  int64_t forwards = 0;                     // of each call in a step: twice where the backward computes the block again
   std::function<void()> forward, backward;  // through the dispatcher, on tensors of their own; either may be empty
 };
 
