@@ -27,7 +27,7 @@ LIMIT_SECONDS = 240
 PROGRAMS = {"build/bin/sft-train", "build/bin/niah-probe", "build/bin/qk-restore"}
 UNRUN = {"gpu", "model", "cluster"}
 # What a part of a configuration is completed with.
-BASE_SECTIONS = {"model": "model: {path: a-model}", "data": "data: {train: [none.jsonl]}", "output": "output: none"}
+BASE_SECTIONS = {"model": "model: {path: a-model}", "probe": "probe: {lengths: [4096, 32768]}", "data": "data: {train: [none.jsonl]}", "output": "output: none"}
 
 
 def fences(page):
