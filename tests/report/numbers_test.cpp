@@ -214,6 +214,24 @@ TEST(Numbers, DifferenceMapMarksWhatIsSignificant) {
   EXPECT_NE(sure.find("McNemar p 0.002, significant over all cells of the map)"), std::string::npos);
 }
 
+// Seven lost here and seven gained there, p = .016 each: three cells are tested, and the row that sums them up (p = 1) is none of them.
+TEST(Numbers, DifferenceMapDoesNotTestItsSum) {
+  const TmpDir dir;
+  std::vector<Json> rows;
+  for (int index = 0; index < 20; ++index) {
+    for (const std::string stage : {"start", "end"}) {
+      const bool hit = index < 7 ? stage == "start" : index < 14 ? stage == "end" : true;
+      rows.push_back(probe_row(stage, stage == "end" ? 5 : 0, "niah_single_1", 4096, index, hit));
+      rows.back()["depth"] = index < 7 ? 10 : index < 14 ? 30 : 50;
+    }
+  }
+  dir.write("run/config.yaml", kConfig);
+  dir.write("run/probe.jsonl", lines(rows));
+  const std::string body = body_of(render_report(dir / "run"));
+  EXPECT_EQ(count_of(body, "class=\"ring\""), 2u);
+  EXPECT_EQ(count_of(body, ">+100*</text>"), 1u);
+}
+
 // alpha / 4, / 3, / 2: the first that fails ends it.
 TEST(Numbers, HolmAsInItsDefinition) {
   EXPECT_EQ(holm({0.01, 0.04, 0.03, 0.005}), (std::vector<bool>{true, false, false, true}));  // Holm 1979's example as textbooks give it
