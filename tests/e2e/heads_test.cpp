@@ -76,5 +76,14 @@ TEST(Heads, PromptsWithoutANeedleAreRefused) {
   EXPECT_NE(run.err.find("--heads must not stand beside --prompts, which have no needles"), std::string::npos) << run.err;
 }
 
+TEST(Heads, OneFileIsNotForTwoModels) {
+  TmpDir folder;
+  const std::string model = base_model().string();
+  const Outcome run = run_program({"niah-probe", "--compare", model, model, "--lengths", "600", "--samples", "1", "--heads", (folder / "heads.jsonl").string(),
+                                   "--device", "cpu"});
+  EXPECT_EQ(run.code, 2);
+  EXPECT_NE(run.err.find("--output and --heads must not stand beside --compare"), std::string::npos) << run.err;
+}
+
 }  // namespace
 }  // namespace qkr::test
