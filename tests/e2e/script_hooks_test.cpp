@@ -1,4 +1,5 @@
-// hooks: the examples in real runs, what they measure checked against the files of the run; what they ask for; how they fail.
+// hooks: the examples in real runs, what they measure checked against the files of the run; what they ask for; how they
+// fail.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -22,7 +23,9 @@ Outcome run_with(const TmpDir& folder, const std::string& hooks, std::vector<std
 
 SafetensorsFile weights(const fs::path& folder) { return SafetensorsFile(folder / "model.safetensors"); }
 
-fs::path checkpoint(const fs::path& out, int step) { return out / "checkpoints" / ("step-00000" + std::to_string(step)); }
+fs::path checkpoint(const fs::path& out, int step) {
+  return out / "checkpoints" / ("step-00000" + std::to_string(step));
+}
 
 nlohmann::json row_of(const fs::path& out, int64_t step, const std::string& event = "") {
   for (const nlohmann::json& row : read_rows(out / "log.jsonl")) {
@@ -33,16 +36,21 @@ nlohmann::json row_of(const fs::path& out, int64_t step, const std::string& even
 
 // As after a kill between a checkpoint and the end.
 void take_back_to(const fs::path& out, int step) {
-  for (const char* made : {"model", "model-sft", "restore.json", "summary.json", "report.html"}) fs::remove_all(out / made);
+  for (const char* made : {"model", "model-sft", "restore.json", "summary.json", "report.html"})
+    fs::remove_all(out / made);
   for (int later = step + 1; later <= 6; ++later) fs::remove_all(checkpoint(out, later));
 }
 
 TEST(ScriptHooks, DriftMonitorMeasuresWhatTheFilesSay) {
   TmpDir folder;
   const fs::path out = folder / "out";
-  const Outcome outcome = run_with(folder, "[{script: " + example("drift.ts") + ", every: 2}]", {"--qk-restore", "procrustes"});
+  const Outcome outcome =
+      run_with(folder, "[{script: " + example("drift.ts") + ", every: 2}]", {"--qk-restore", "procrustes"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_NE(outcome.out.find("hook     drift every 2: on_start on_step; reads weights; at most 60 s a call, an error ends the run\n"), std::string::npos)
+  EXPECT_NE(
+      outcome.out.find(
+          "hook     drift every 2: on_start on_step; reads weights; at most 60 s a call, an error ends the run\n"),
+      std::string::npos)
       << outcome.out;
   EXPECT_FALSE(row_of(out, 1).contains("hook/drift/moved/max"));
   const SafetensorsFile base = weights(base_model()), tuned = weights(out / "model-sft");
@@ -72,17 +80,21 @@ TEST(ScriptHooks, DriftMonitorMeasuresWhatTheFilesSay) {
 
 TEST(ScriptHooks, ReadingChangesNothing) {
   TmpDir folder;
-  const Outcome outcome = run_with(folder, "[{script: " + example("drift.ts") + "}, {script: " + example("noise_scale.ts") + "}]", {"--qk-restore", "plain"});
+  const Outcome outcome =
+      run_with(folder, "[{script: " + example("drift.ts") + "}, {script: " + example("noise_scale.ts") + "}]",
+               {"--qk-restore", "plain"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   ASSERT_EQ(plain_run().outcome.code, 0);
-  EXPECT_TRUE(read_file(folder / "out" / "model-sft" / "model.safetensors") == read_file(plain_run().out() / "model-sft" / "model.safetensors"));
+  EXPECT_TRUE(read_file(folder / "out" / "model-sft" / "model.safetensors") ==
+              read_file(plain_run().out() / "model-sft" / "model.safetensors"));
 }
 
 // From Adam's moments in the checkpoints, by the two equations of the example.
 TEST(ScriptHooks, NoiseScaleFollowsFromTheMoments) {
   TmpDir folder;
   const fs::path out = folder / "out";
-  const Outcome outcome = run_with(folder, "[{script: " + example("noise_scale.ts") + "}]", {"--set", "checkpoint.keep=9"});
+  const Outcome outcome =
+      run_with(folder, "[{script: " + example("noise_scale.ts") + "}]", {"--set", "checkpoint.keep=9"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_FALSE(row_of(out, 1).contains("hook/noise_scale/scale")) << "one gradient has no spread";
   const SafetensorsFile optim(checkpoint(out, 6) / "optim.safetensors");
@@ -146,7 +158,8 @@ TEST(ScriptHooks, StateSurvivesAResume) {
   EXPECT_NE(refused.err.find("identity.hook ema must be 'sha256 "), std::string::npos) << refused.err;
 }
 
-// A random model finds nothing, so recall is never better: stop after the second measurement that was no better than the first.
+// A random model finds nothing, so recall is never better: stop after the second measurement that was no better than
+// the first.
 TEST(ScriptHooks, EarlyStopEndsTheRunAsFinished) {
   TmpDir folder;
   const fs::path out = folder / "out";
@@ -163,7 +176,8 @@ TEST(ScriptHooks, EarlyStopEndsTheRunAsFinished) {
   EXPECT_EQ(row_of(out, 0, "on_probe start")["hook/early_stop/best"], 0.0);
   EXPECT_EQ(row_of(out, 2)["hook/early_stop/waited"], nullptr);
   EXPECT_EQ(read_file(out / "report.html").find("twice"), std::string::npos) << "a hook's own row is no step";
-  // The checkpoint of step 2 is older than its probe: a resume tells the script again what the probe found, and ends there too.
+  // The checkpoint of step 2 is older than its probe: a resume tells the script again what the probe found, and ends
+  // there too.
   const std::string model = read_file(out / "model" / "model.safetensors");
   take_back_to(out, 2);
   more.push_back("--resume");
@@ -176,7 +190,10 @@ TEST(ScriptHooks, EarlyStopEndsTheRunAsFinished) {
 TEST(ScriptHooks, RequestsAreCarriedOutAfterTheSameStep) {
   TmpDir folder;
   const fs::path out = folder / "out";
-  const std::string script = folder.write("asks.ts", "def on_step(self, step: int) -> List[str]:\n  return [\"probe\", \"restore\", \"save\"]\n").string();
+  const std::string script =
+      folder
+          .write("asks.ts", "def on_step(self, step: int) -> List[str]:\n  return [\"probe\", \"restore\", \"save\"]\n")
+          .string();
   std::vector<std::string> more = with_probe();
   more.insert(more.end(), {"checkpoint.every=0", "probe.at=[start]", "--qk-restore", "plain"});
   const Outcome outcome = run_with(folder, "[{script: " + script + ", every: 3}]", more);
@@ -187,8 +204,10 @@ TEST(ScriptHooks, RequestsAreCarriedOutAfterTheSameStep) {
   ASSERT_EQ(read_rows(out / "restores.jsonl").size(), 1u) << "the last step's is the end's";
   EXPECT_EQ(read_rows(out / "restores.jsonl")[0]["step"], 3);
   const SafetensorsFile saved = weights(checkpoint(out, 3)), base = weights(base_model());
-  EXPECT_TRUE(same_bytes(saved.tensor("model.layers.1.self_attn.q_proj.weight"), base.tensor("model.layers.1.self_attn.q_proj.weight")));
-  EXPECT_FALSE(same_bytes(saved.tensor("model.layers.1.self_attn.v_proj.weight"), base.tensor("model.layers.1.self_attn.v_proj.weight")));
+  EXPECT_TRUE(same_bytes(saved.tensor("model.layers.1.self_attn.q_proj.weight"),
+                         base.tensor("model.layers.1.self_attn.q_proj.weight")));
+  EXPECT_FALSE(same_bytes(saved.tensor("model.layers.1.self_attn.v_proj.weight"),
+                          base.tensor("model.layers.1.self_attn.v_proj.weight")));
 }
 
 struct Failure {
@@ -221,24 +240,31 @@ TEST_P(FailingHook, EndsTheRunOrIsSwitchedOff) {
 
 INSTANTIATE_TEST_SUITE_P(
     , FailingHook,
-    testing::Values(Failure{"throws", "def on_step(self, step: int):\n  assert step < 2, \"two is too many\"\n", ":2: on_step: AssertionError: two is too many"},
-                    Failure{"writes", "def on_step(self, weights: Dict[str, Tensor]):\n  weights[\"model.norm.weight\"].add_(1.0)\n",
-                            ":2: on_step: aten::add_: weights[model.norm.weight] must not be written to: no pattern of the hook's `writes` matches it"},
-                    Failure{"hangs", "def on_step(self):\n  i = 0\n  while i >= 0:\n    i = (i + 1) % 1000\n",
-                            ":1: on_step: must come back within 1 second, is left behind before its first tensor operation"},
-                    Failure{"asks", "def on_step(self) -> List[str]:\n  return [\"restore\"]\n",
-                            ": on_step: restore must have a qk_restore.method that acts during a run, got none or auto"}),
+    testing::Values(
+        Failure{"throws", "def on_step(self, step: int):\n  assert step < 2, \"two is too many\"\n",
+                ":2: on_step: AssertionError: two is too many"},
+        Failure{
+            "writes", "def on_step(self, weights: Dict[str, Tensor]):\n  weights[\"model.norm.weight\"].add_(1.0)\n",
+            ":2: on_step: aten::add_: weights[model.norm.weight] must not be written to: no pattern of the hook's `writes` matches it"},
+        Failure{"hangs", "def on_step(self):\n  i = 0\n  while i >= 0:\n    i = (i + 1) % 1000\n",
+                ":1: on_step: must come back within 1 second, is left behind before its first tensor operation"},
+        Failure{"asks", "def on_step(self) -> List[str]:\n  return [\"restore\"]\n",
+                ": on_step: restore must have a qk_restore.method that acts during a run, got none or auto"}),
     [](const auto& with) { return with.param.name; });
 
 TEST(ScriptHooks, AnErrorInTheSourceIsFoundBeforeAnythingIsWritten) {
   TmpDir folder;
-  const std::string script = folder.write("bad.ts", "def on_step(self, step: int):\n  return {\"x\": stepp}\n").string();
+  const std::string script =
+      folder.write("bad.ts", "def on_step(self, step: int):\n  return {\"x\": stepp}\n").string();
   const Outcome outcome = run_with(folder, "[{script: " + script + "}]", {"--dry-run"});
   EXPECT_EQ(outcome.code, 2);
   EXPECT_EQ(outcome.err, "sft-train: " + script + ":2: undefined value stepp\n");
   EXPECT_FALSE(fs::exists(folder / "out"));
-  const Outcome pattern = run_with(folder, "[{script: " + example("ema.ts") + ", writes: [\"model.nrom.weight\"]}]", {"--dry-run"});
-  EXPECT_EQ(pattern.err, "sft-train: hooks[0].writes: 'model.nrom.weight' must match a weight of the model, got none; did you mean model.norm.weight?\n");
+  const Outcome pattern =
+      run_with(folder, "[{script: " + example("ema.ts") + ", writes: [\"model.nrom.weight\"]}]", {"--dry-run"});
+  EXPECT_EQ(
+      pattern.err,
+      "sft-train: hooks[0].writes: 'model.nrom.weight' must match a weight of the model, got none; did you mean model.norm.weight?\n");
 }
 
 // A module of Python's making, with a buffer and plain attributes, run without Python and resumed.

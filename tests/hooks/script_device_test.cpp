@@ -1,4 +1,5 @@
-// The same on every device: the guard, state that is saved and loaded, the plugin's operators, a script as its own thread sees the device.
+// The same on every device: the guard, state that is saved and loaded, the plugin's operators, a script as its own
+// thread sees the device.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -33,9 +34,11 @@ class ScriptOn : public test::DeviceTest {
 };
 
 TEST_P(ScriptOn, ReadOnlyWeightsStayAndWritableOnesChange) {
-  const std::string source = "def on_step(self, weights: Dict[str, Tensor]):\n  weights[\"q\"].mul_(0.5)\n  weights[\"o\"][1].zero_()\n";
+  const std::string source =
+      "def on_step(self, weights: Dict[str, Tensor]):\n  weights[\"q\"].mul_(0.5)\n  weights[\"o\"][1].zero_()\n";
   Script refused = load(folder.write("a.ts", source), {"q"});
-  EXPECT_NE(QKR_MESSAGE_OF(refused.call(ScriptEvent::kStep, inputs)).find("weights[o] must not be written to"), std::string::npos);
+  EXPECT_NE(QKR_MESSAGE_OF(refused.call(ScriptEvent::kStep, inputs)).find("weights[o] must not be written to"),
+            std::string::npos);
   EXPECT_EQ(weights.at("o").sum().item<double>(), 48.0 * 48);
   Script allowed = load(folder.write("b.ts", source), {"*"});
   EXPECT_EQ(allowed.call(ScriptEvent::kStep, inputs).written, (std::vector<std::string>{"q", "o"}));
@@ -50,8 +53,8 @@ TEST_P(ScriptOn, DriftMonitorMeasuresARotation) {
   inputs.weights = &named;
   drift.call(ScriptEvent::kStart, inputs);
   const auto same = drift.call(ScriptEvent::kStep, inputs).metrics;
-  EXPECT_EQ(same[0].second, 0.0);       // moved/max
-  EXPECT_LT(same[3].second, 1e-6);      // rotation
+  EXPECT_EQ(same[0].second, 0.0);   // moved/max
+  EXPECT_LT(same[3].second, 1e-6);  // rotation
   // A quarter turn in the plane of two input axes.
   for (const auto& [name, weight] : named) {
     const at::Tensor before = weight.clone();

@@ -14,7 +14,8 @@ TEST(ScriptErrorLine, OfTheCompilerPutsThePlaceFirst) {
 }
 
 TEST(ScriptErrorLine, OfTheParserDropsWhatIntroducesTheExcerpt) {
-  const std::string text = "expected ident but found 'newline' here:\n  File \"<string>\", line 3\ndef f(self, a: int):\n  return a +\n";
+  const std::string text =
+      "expected ident but found 'newline' here:\n  File \"<string>\", line 3\ndef f(self, a: int):\n  return a +\n";
   EXPECT_EQ(script_error_line(text, "h.ts", ""), "h.ts:3: expected ident but found 'newline'");
 }
 
@@ -24,7 +25,8 @@ TEST(ScriptErrorLine, OfTheInterpreterTakesTheInnermostFrameAndTheReasonAlone) {
       "  File \"<string>\", line 14, in on_step\n    x = self.helper(w)\n        ~~~~ <--- HERE\n"
       "  File \"<string>\", line 3, in helper\n    return a.mm(b)\n           ~~~~ <--- HERE\n"
       "RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)\nException raised from meta at x.cpp:12\n#0 frame\n";
-  EXPECT_EQ(script_error_line(text, "h.ts", "on_step"), "h.ts:3: on_step: mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)");
+  EXPECT_EQ(script_error_line(text, "h.ts", "on_step"),
+            "h.ts:3: on_step: mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)");
 }
 
 // A saved module knows the Python file that it was written in: that is the place to look at.

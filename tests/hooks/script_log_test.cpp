@@ -19,7 +19,8 @@ TEST(LogOfHooks, ValuesJoinTheRowOfTheStepOrHaveOneOfTheirOwn) {
     LogHook log({}, folder.path(), 0, console);
     StepReport report;
     for (report.step = 1; report.step <= 2; ++report.step) {
-      if (report.step == 1) log.add_to_next_row({{"hook/a/x", 1.5}, {"hook/a/nan", std::numeric_limits<double>::quiet_NaN()}});
+      if (report.step == 1)
+        log.add_to_next_row({{"hook/a/x", 1.5}, {"hook/a/nan", std::numeric_limits<double>::quiet_NaN()}});
       log.after_step(report, state);
       if (report.step == 1) log.write_apart(1, "on_probe step-1", {{"hook/b/y", 2.5}});
       log.write_apart(report.step, "on_end", {});  // nothing measured, no row

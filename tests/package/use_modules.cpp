@@ -1,5 +1,5 @@
-// Another program: links LibTorch alone, loads the operators and the two exported modules, and checks what they give against its own
-// arithmetic. use_modules libqk_restore_ops.so FOLDER
+// Another program: links LibTorch alone, loads the operators and the two exported modules, and checks what they give
+// against its own arithmetic. use_modules libqk_restore_ops.so FOLDER
 #include <ATen/ATen.h>
 #include <dlfcn.h>
 #include <torch/script.h>
@@ -16,7 +16,9 @@ void need(bool holds, const std::string& what) {
   if (!holds) throw std::runtime_error(what + ": does not hold");
 }
 
-double distance(const at::Tensor& a, const at::Tensor& b) { return ((a.to(at::kDouble) - b.to(at::kDouble)).norm() / b.to(at::kDouble).norm()).item<double>(); }
+double distance(const at::Tensor& a, const at::Tensor& b) {
+  return ((a.to(at::kDouble) - b.to(at::kDouble)).norm() / b.to(at::kDouble).norm()).item<double>();
+}
 
 Weights as_dict(const at::Tensor& q, const at::Tensor& k) {
   Weights weights;
@@ -31,8 +33,11 @@ void check_restore(const std::string& file) {
   c10::List<c10::List<std::string>> layers;
   layers.push_back(c10::List<std::string>({"q", "k"}));
   const auto restore = [&](const char* method, double number) {
-    const auto out = module.get_method("restore")({as_dict(pre.narrow(0, 0, 16), pre.narrow(0, 16, 8)), as_dict(post.narrow(0, 0, 16), post.narrow(0, 16, 8)),
-                                                   layers, std::string(method), number}).toGenericDict();
+    const auto out = module
+                         .get_method("restore")({as_dict(pre.narrow(0, 0, 16), pre.narrow(0, 16, 8)),
+                                                 as_dict(post.narrow(0, 0, 16), post.narrow(0, 16, 8)), layers,
+                                                 std::string(method), number})
+                         .toGenericDict();
     return at::cat({out.at("q").toTensor(), out.at("k").toTensor()});
   };
   need(restore("plain", 0).equal(pre), "plain is the weights of before");
@@ -46,7 +51,8 @@ void check_restore(const std::string& file) {
     restore("nosuch", 0);
     need(false, "an unknown method is refused");
   } catch (const std::exception& error) {
-    need(std::string(error.what()).find("method must be plain, lerp or procrustes") != std::string::npos, "the refusal names the methods");
+    need(std::string(error.what()).find("method must be plain, lerp or procrustes") != std::string::npos,
+         "the refusal names the methods");
   }
 }
 
@@ -55,10 +61,13 @@ void check_answers(const std::string& file) {
   const at::Tensor head = at::randn({50, 8}), hidden = at::randn({12, 8});
   const at::Tensor logits = hidden.mm(head.t()), likeliest = logits.argmax(1);
   const at::Tensor answer = likeliest.narrow(0, 8, 3).clone();  // what greedy decoding says after places 8, 9 and 10
-  const auto score = [&](const at::Tensor& tokens) { return module.get_method("score")({hidden, head, tokens}).toGenericDict(); };
+  const auto score = [&](const at::Tensor& tokens) {
+    return module.get_method("score")({hidden, head, tokens}).toGenericDict();
+  };
   const auto found = score(answer);
   need(found.at("found").toDouble() == 1 && found.at("rank").toDouble() == 0, "the likeliest tokens are found");
-  const double mean = at::log_softmax(logits.to(at::kDouble), 1).narrow(0, 8, 3).gather(1, answer.unsqueeze(1)).mean().item<double>();
+  const double mean =
+      at::log_softmax(logits.to(at::kDouble), 1).narrow(0, 8, 3).gather(1, answer.unsqueeze(1)).mean().item<double>();
   need(std::abs(found.at("logprob").toDouble() - mean) < 1e-5, "logprob is the mean log-probability");
   answer[1] = (answer[1] + 1) % 50;
   const auto lost = score(answer);

@@ -14,8 +14,9 @@
 namespace qkr {
 
 // `config`: load_config(file, overrides), or a RunConfig filled in place (check_config() says what is wrong with one).
-// `hooks`: called after each step, before its log row, restore, checkpoint and probe, in their order; after_run() comes before the end's
-// probe, restore and export. A hook that keeps a reference to `requests` may set what the run is to do.
+// `hooks`: called after each step, before its log row, restore, checkpoint and probe, in their order; after_run() comes
+// before the end's probe, restore and export. A hook that keeps a reference to `requests` may set what the run is to
+// do.
 struct FineTune {
   RunConfig config;
   std::vector<std::unique_ptr<Hook>> hooks;  // used up by the run
@@ -24,8 +25,9 @@ struct FineTune {
   std::ostream* out = nullptr;  // what sft-train prints goes here; null: nowhere
 };
 
-// The whole run: reads, trains, restores by config.qk_restore, measures, writes config.output. Throws Error whose code() is the exit code
-// that sft-train would end with. Process-wide: deterministic algorithms are switched on, TF32 off. No signal is listened for.
+// The whole run: reads, trains, restores by config.qk_restore, measures, writes config.output. Throws Error whose
+// code() is the exit code that sft-train would end with. Process-wide: deterministic algorithms are switched on, TF32
+// off. No signal is listened for.
 RunEnd fine_tune(FineTune& job);
 
 }  // namespace qkr

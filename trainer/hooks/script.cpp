@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr ScriptEvent kEvents[] = {ScriptEvent::kStart, ScriptEvent::kStep, ScriptEvent::kProbe, ScriptEvent::kEnd};
-constexpr double kGraceSeconds = 2;  // for a late call to reach its next operator, which stops it
+constexpr double kGraceSeconds = 2;  // at most, for a late call to reach its next operator, which stops it
 const std::vector<std::string> kRequests = {"stop", "save", "probe", "restore"};
 
 // Everything that a call works on. A thread that never comes back owns it, so nothing that it uses is ever freed.
@@ -41,7 +41,8 @@ struct Call {
 
 void carry_out(Call& call, c10::Device device) {
   const at::NoGradGuard no_grad;
-  // As it is written: an optimized graph is another one from the third call on, so that a resumed run would round differently.
+  // As it is written: an optimized graph is another one from the third call on, so that a resumed run would round
+  // differently.
   const torch::jit::GraphOptimizerEnabledGuard as_written(false);
   const c10::OptionalDeviceGuard on(device);
   try {
@@ -66,7 +67,8 @@ std::string kept_tensor(const Call& call) {
 
 c10::Dict<std::string, at::Tensor> aliases(const NamedTensors& tensors) {
   c10::Dict<std::string, at::Tensor> dict;
-  for (const auto& [name, tensor] : tensors) dict.insert(name, tensor.detach());  // its metadata is the script's own, its memory is not
+  for (const auto& [name, tensor] : tensors)
+    dict.insert(name, tensor.detach());  // its metadata is the script's own, its memory is not
   return dict;
 }
 
@@ -76,7 +78,8 @@ ScriptReply to_reply(const c10::IValue& result) {
   if (result.isTuple()) parts = result.toTupleRef().elements().vec();
   for (const c10::IValue& part : parts) {
     if (part.isGenericDict()) {
-      for (const auto& entry : part.toGenericDict()) reply.metrics.emplace_back(entry.key().toStringRef(), entry.value().toDouble());
+      for (const auto& entry : part.toGenericDict())
+        reply.metrics.emplace_back(entry.key().toStringRef(), entry.value().toDouble());
     } else if (part.isList()) {
       for (const c10::IValue& item : part.toListRef()) reply.requests.push_back(item.toStringRef());
     }
@@ -88,15 +91,21 @@ ScriptReply to_reply(const c10::IValue& result) {
 
 const char* method_name(ScriptEvent event) {
   switch (event) {
-    case ScriptEvent::kStart: return "on_start";
-    case ScriptEvent::kStep: return "on_step";
-    case ScriptEvent::kProbe: return "on_probe";
-    case ScriptEvent::kEnd: return "on_end";
+    case ScriptEvent::kStart:
+      return "on_start";
+    case ScriptEvent::kStep:
+      return "on_step";
+    case ScriptEvent::kProbe:
+      return "on_probe";
+    case ScriptEvent::kEnd:
+      return "on_end";
   }
   return "";
 }
 
-bool matches_pattern(const std::string& pattern, const std::string& name) { return fnmatch(pattern.c_str(), name.c_str(), 0) == 0; }
+bool matches_pattern(const std::string& pattern, const std::string& name) {
+  return fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+}
 
 struct Script::Module {
   torch::jit::Module module;
@@ -134,7 +143,8 @@ bool Script::reads(const std::string& argument) const {
 }
 
 bool Script::may_write(const std::string& weight) const {
-  return std::any_of(config_.writes.begin(), config_.writes.end(), [&](const std::string& p) { return matches_pattern(p, weight); });
+  return std::any_of(config_.writes.begin(), config_.writes.end(),
+                     [&](const std::string& p) { return matches_pattern(p, weight); });
 }
 
 ScriptReply Script::call(ScriptEvent event, const ScriptInputs& inputs) {
@@ -163,20 +173,20 @@ ScriptReply Script::call(ScriptEvent event, const ScriptInputs& inputs) {
   const auto may_go_on = [&] { return call->guard.written().empty(); };
   if (!in_time) {
     call->guard.expire();
-    const bool stopped = module_->worker.wait(kGraceSeconds);
+    const bool stopped = module_->worker.wait(std::min(kGraceSeconds, config_.timeout));
     throw ScriptError(late_call_line(module_->module, method, config_, stopped, call->guard.last_place()), may_go_on());
   }
   if (call->error) throw ScriptError(script_error_line(*call->error, config_.script, method), may_go_on());
   if (const std::string kept = kept_tensor(*call); !kept.empty()) {
-    throw ScriptError(place_text(method_place(module_->module, method, config_.script)) + ": " + method + ": must keep a clone() of " + kept +
-                          ", got the live tensor itself",
+    throw ScriptError(place_text(method_place(module_->module, method, config_.script)) + ": " + method +
+                          ": must keep a clone() of " + kept + ", got the live tensor itself",
                       may_go_on());
   }
   ScriptReply reply = to_reply(call->result);
   for (const std::string& request : reply.requests) {
     if (std::find(kRequests.begin(), kRequests.end(), request) != kRequests.end()) continue;
-    throw ScriptError(place_text(method_place(module_->module, method, config_.script)) + ": " + method + ": a request must be one of " +
-                          join(kRequests) + ", got " + quoted(request),
+    throw ScriptError(place_text(method_place(module_->module, method, config_.script)) + ": " + method +
+                          ": a request must be one of " + join(kRequests) + ", got " + quoted(request),
                       may_go_on());
   }
   for (const size_t index : call->guard.written()) reply.written.push_back(names[index]);
@@ -201,14 +211,16 @@ void Script::load(const fs::path& file) {
   check_methods(module_->module, file.string());
 }
 
-std::vector<Script> load_scripts(const std::vector<HookConfigSection>& configs, const std::vector<std::string>& weight_names, c10::Device device) {
+std::vector<Script> load_scripts(const std::vector<HookConfigSection>& configs,
+                                 const std::vector<std::string>& weight_names, c10::Device device) {
   std::vector<Script> scripts;
   std::map<std::string, int> uses;
   for (size_t i = 0; i < configs.size(); ++i) {
     for (const std::string& pattern : configs[i].writes) {
       const auto matches = [&](const std::string& name) { return matches_pattern(pattern, name); };
       if (std::any_of(weight_names.begin(), weight_names.end(), matches)) continue;
-      fail("hooks[", i, "].writes: ", quoted(pattern), " must match a weight of the model, got none", did_you_mean(pattern, weight_names));
+      fail("hooks[", i, "].writes: ", quoted(pattern), " must match a weight of the model, got none",
+           did_you_mean(pattern, weight_names));
     }
     const std::string stem = fs::path(configs[i].script).stem().string();
     const int use = ++uses[stem];

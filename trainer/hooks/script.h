@@ -1,16 +1,18 @@
-// A TorchScript module that watches a run: loaded, its methods' types checked, called with a limit. The one place, with script_guard.cpp,
-// that knows TorchScript: another format of hooks would be another implementation of this header.
+// A TorchScript module that watches a run: loaded, its methods' types checked, called with a limit. The one place, with
+// script_guard.cpp, that knows TorchScript: another format of hooks would be another implementation of this header.
 //
-// Methods, all optional, at least one: on_start, on_step, on_probe, on_end. Each takes those of these arguments that it names:
+// Methods, all optional, at least one: on_start, on_step, on_probe, on_end. Each takes those of these arguments that it
+// names:
 //   step: int                    optimizer steps done
 //   stage: str                   on_probe alone: "start", "step-200", "end", "restored"
 //   metrics: Dict[str, float]    of the step or the measurement (trainer/hooks/script_hooks.h)
 //   weights: Dict[str, Tensor]   by checkpoint name, the live ones; read only, but for those that `writes` matches
-//   optim: Dict[str, Tensor]     the optimizer's state, "exp_avg.<weight>", "exp_avg_sq.<weight>", "master_low.<weight>"; read only
-// and returns None, Dict[str, float] (metrics to log), List[str] (requests: stop, save, probe, restore) or Tuple[Dict[str, float], List[str]].
+//   optim: Dict[str, Tensor]     the optimizer's state, "exp_avg.<weight>" and others (trainer/optim/adamw.h); read only
+// and returns None, Dict[str, float] (metrics to log), List[str] (requests: stop, save, probe, restore) or
+// Tuple[Dict[str, float], List[str]].
 //
-// A .pt file is a module as torch.jit.save wrote it. A .ts file is the text of its methods; state that a .ts keeps from call to call goes
-// into self.state, a Dict[str, Tensor]. Both may call torch.ops.qk_restore.*.
+// A .pt file is a module as torch.jit.save wrote it. A .ts file is the text of its methods; state that a .ts keeps from
+// call to call goes into self.state, a Dict[str, Tensor]. Both may call torch.ops.qk_restore.*.
 #pragma once
 
 #include <c10/core/Device.h>
@@ -58,8 +60,8 @@ class ScriptError : public Error {
 
 class Script {
  public:
-  // Loads or compiles, puts the module's tensors onto `device`, and checks the methods' arguments and results. Error (bad input) naming
-  // the file and, where there is one, the line. `name`: of its metrics.
+  // Loads or compiles, puts the module's tensors onto `device`, and checks the methods' arguments and results. Error
+  // (bad input) naming the file and, where there is one, the line. `name`: of its metrics.
   Script(const HookConfigSection& config, std::string name, c10::Device device);
   ~Script();
   Script(Script&&) noexcept;
@@ -73,9 +75,10 @@ class Script {
   bool reads(const std::string& argument) const;  // does any method take it?
   bool may_write(const std::string& weight) const;
 
-  // Throws ScriptError: an exception in the script; a write to what it may only read; a result of another type or an unknown request; a
-  // live tensor kept in its state; config().timeout passed. After a time-out the call is stopped at its next tensor operation; one that
-  // has none is left behind on its thread, where it can no longer touch a tensor. Nothing may be called after an error.
+  // Throws ScriptError: an exception in the script; a write to what it may only read; a result of another type or an
+  // unknown request; a live tensor kept in its state; config().timeout passed. After a time-out the call is stopped at
+  // its next tensor operation; one that has none is left behind on its thread, where it can no longer touch a tensor.
+  // Nothing may be called after an error.
   ScriptReply call(ScriptEvent event, const ScriptInputs& inputs);
 
   // The module with its state, as a .pt; and back into this one, bit for bit.
@@ -90,9 +93,10 @@ class Script {
   std::unique_ptr<Module> module_;
 };
 
-// The scripts of a configuration, named by their files' stems, a second "ema" being "ema-2". Error naming the place in the
-// configuration if a pattern of `writes` matches none of `weight_names`.
-std::vector<Script> load_scripts(const std::vector<HookConfigSection>& configs, const std::vector<std::string>& weight_names, c10::Device device);
+// The scripts of a configuration, named by their files' stems, a second "ema" being "ema-2". Error naming the place in
+// the configuration if a pattern of `writes` matches none of `weight_names`.
+std::vector<Script> load_scripts(const std::vector<HookConfigSection>& configs,
+                                 const std::vector<std::string>& weight_names, c10::Device device);
 
 // Does a weight's name match a pattern of * (any characters, dots too) and ? (one)?
 bool matches_pattern(const std::string& pattern, const std::string& name);

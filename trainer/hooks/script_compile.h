@@ -10,8 +10,8 @@
 
 namespace qkr {
 
-// A .pt as it was saved, its tensors on `device`; a .ts compiled from `text`, with an empty self.state. Error (bad input) with file and
-// line.
+// A .pt as it was saved, its tensors on `device`; a .ts compiled from `text`, with an empty self.state. Error (bad
+// input) with file and line.
 torch::jit::Module load_script(const std::string& file, const std::string& text, c10::Device device);
 
 // A class of that name with the methods of `text` and no state. Error (bad input) with `file` and line.
@@ -25,7 +25,7 @@ ScriptPlace method_place(const torch::jit::Module& module, const std::string& me
 std::string place_text(const ScriptPlace& place);  // "ema.ts:14"
 
 // The line that names a call which took too long: where it was stopped, or where it was seen last.
-std::string late_call_line(const torch::jit::Module& module, const std::string& method, const HookConfigSection& config, bool stopped,
-                           ScriptPlace last);
+std::string late_call_line(const torch::jit::Module& module, const std::string& method, const HookConfigSection& config,
+                           bool stopped, ScriptPlace last);
 
 }  // namespace qkr

@@ -35,7 +35,8 @@ ScriptPlace script_place(const std::string& text, const std::string& script) {
 std::string script_reason(const std::string& text) {
   // At run time the reason is the last line, behind the frames; from the compiler it comes first, before "  File".
   const size_t error = text.rfind(kError);
-  const std::string_view rest = error == std::string::npos ? std::string_view(text) : std::string_view(text).substr(error + kError.size());
+  const std::string_view rest =
+      error == std::string::npos ? std::string_view(text) : std::string_view(text).substr(error + kError.size());
   std::string reason(first_line(rest));
   for (const std::string_view end : {" here:", ":"}) {  // what introduced the excerpt
     if (error == std::string::npos && ends_with(reason, end)) reason.resize(reason.size() - end.size());

@@ -15,7 +15,8 @@ std::vector<fs::path> export_scripts(const fs::path& folder) {
   if (error) fail(folder.string(), ": must be a folder for the modules, got ", error.message());
   std::vector<fs::path> written;
   for (const auto& [name, source] : {std::pair("restore", restore_module), std::pair("answers", answers_module)}) {
-    const torch::jit::Module module = compile_source(std::string(name) + ".ts", std::string(source), std::string("__torch__.qk_restore_") + name);
+    const torch::jit::Module module =
+        compile_source(std::string(name) + ".ts", std::string(source), std::string("__torch__.qk_restore_") + name);
     const fs::path target = folder / (std::string(name) + ".pt"), partial = target.string() + ".partial";
     try {
       module.save(partial.string());

@@ -1,5 +1,6 @@
-// The restore and the probe's scoring as TorchScript modules for programs that have none of this: torch::jit::load, with
-// libqk_restore_ops.so loaded before. Their sources, which say what they take and give, are trainer/hooks/modules/*.ts.
+// The restore and the probe's scoring as TorchScript modules for programs that have none of this: torch::jit::load,
+// with libqk_restore_ops.so loaded before. Their sources, which say what they take and give, are
+// trainer/hooks/modules/*.ts.
 #pragma once
 
 #include <filesystem>

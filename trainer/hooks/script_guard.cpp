@@ -13,9 +13,9 @@ namespace qkr {
 namespace {
 
 // Note [The guard's key]
-// The dispatcher asks the keys of a thread before it asks those of the tensors, and for a key without kernels of its own a fallback is
-// called with any operator. This key is the one that torch reserves for a mode which no tensor carries and no library registers to; it is
-// on only inside a Scope, so nothing else in the process meets it.
+// The dispatcher asks the keys of a thread before it asks those of the tensors, and for a key without kernels of its
+// own a fallback is called with any operator. This key is the one that torch reserves for a mode which no tensor
+// carries and no library registers to; it is on only inside a Scope, so nothing else in the process meets it.
 constexpr c10::DispatchKey kKey = c10::DispatchKey::TESTING_ONLY_GenericMode;
 
 thread_local ScriptGuard* current = nullptr;
@@ -90,7 +90,8 @@ void ScriptGuard::before_write(const at::Tensor& tensor, const std::string& op) 
     const LentTensor& lent = lent_[entry->second];
     const auto [lent_begin, lent_end] = extent(lent.tensor);
     if (end <= lent_begin || lent_end <= begin) continue;
-    TORCH_CHECK(lent.writable, op, ": ", lent.name, " must not be written to: no pattern of the hook's `writes` matches it");
+    TORCH_CHECK(lent.writable, op, ": ", lent.name,
+                " must not be written to: no pattern of the hook's `writes` matches it");
     const std::lock_guard lock(memory_->mutex);
     memory_->written.insert(entry->second);
   }
@@ -111,8 +112,10 @@ ScriptPlace ScriptGuard::last_place() const {
   const std::lock_guard lock(memory_->mutex);
   ScriptPlace place;
   for (const torch::jit::StackEntry& entry : memory_->last_stack) {  // the innermost with a file
-    const auto written_as = entry.range.findSourceRangeThatGenerated();  // of a loaded module: the source it was saved from
-    const auto found = written_as && written_as->file_line_col() ? written_as->file_line_col() : entry.range.file_line_col();
+    const auto written_as =
+        entry.range.findSourceRangeThatGenerated();  // of a loaded module: the source it was saved from
+    const auto found =
+        written_as && written_as->file_line_col() ? written_as->file_line_col() : entry.range.file_line_col();
     if (!found) continue;
     place.file = std::get<0>(*found);
     place.line = static_cast<int64_t>(std::get<1>(*found));

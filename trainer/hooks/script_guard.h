@@ -1,5 +1,6 @@
-// Sees every operator that a script calls before it runs: refuses one that would write to a tensor that is only lent, notes what is
-// written to, and ends a call that is past its limit. So an error names the script's line, nothing is copied, and no digest is taken.
+// Sees every operator that a script calls before it runs: refuses one that would write to a tensor that is only lent,
+// notes what is written to, and ends a call that is past its limit. So an error names the script's line, nothing is
+// copied, and no digest is taken.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -13,36 +13,54 @@ namespace fs = std::filesystem;
 namespace {
 
 std::map<std::string, double> step_metrics(const StepReport& r) {
-  return {{"loss", r.loss}, {"grad_norm", r.grad_norm}, {"lr", r.lr}, {"epoch", r.epoch},
-          {"tokens", static_cast<double>(r.tokens)}, {"trained_tokens", static_cast<double>(r.trained_tokens)},
-          {"tokens_seen", static_cast<double>(r.tokens_seen)}, {"seconds", r.seconds}, {"tokens_per_second", r.tokens_per_second},
-          {"memory_bytes", static_cast<double>(r.memory_bytes)}, {"total_steps", static_cast<double>(r.total_steps)}};
+  return {{"loss", r.loss},
+          {"grad_norm", r.grad_norm},
+          {"lr", r.lr},
+          {"epoch", r.epoch},
+          {"tokens", static_cast<double>(r.tokens)},
+          {"trained_tokens", static_cast<double>(r.trained_tokens)},
+          {"tokens_seen", static_cast<double>(r.tokens_seen)},
+          {"seconds", r.seconds},
+          {"tokens_per_second", r.tokens_per_second},
+          {"memory_bytes", static_cast<double>(r.memory_bytes)},
+          {"total_steps", static_cast<double>(r.total_steps)}};
 }
 
 // Recall of generate where both readings were taken: two readings of one prompt are never added up.
 std::map<std::string, double> probe_metrics(const std::vector<ItemResult>& results) {
-  const bool generated = std::any_of(results.begin(), results.end(), [](const ItemResult& r) { return r.reading == "generate"; });
+  const bool generated =
+      std::any_of(results.begin(), results.end(), [](const ItemResult& r) { return r.reading == "generate"; });
   std::map<std::string, std::pair<int64_t, int64_t>> counts;  // hits, prompts
   for (const ItemResult& result : results) {
     if (generated && result.reading != "generate") continue;
-    for (const std::string& cell : {std::string("probe"), "probe/" + result.task + "/" + std::to_string(result.length)}) {
+    for (const std::string& cell :
+         {std::string("probe"), "probe/" + result.task + "/" + std::to_string(result.length)}) {
       counts[cell].first += result.hit ? 1 : 0;
       ++counts[cell].second;
     }
   }
   std::map<std::string, double> metrics;
-  for (const auto& [cell, count] : counts) metrics[cell] = 100.0 * static_cast<double>(count.first) / static_cast<double>(count.second);
+  for (const auto& [cell, count] : counts)
+    metrics[cell] = 100.0 * static_cast<double>(count.first) / static_cast<double>(count.second);
   return metrics;
 }
 
-nlohmann::ordered_json to_json(const Requests& r) { return {{"restore", r.restore}, {"save", r.save}, {"probe", r.probe}}; }
+nlohmann::ordered_json to_json(const Requests& r) {
+  return {{"restore", r.restore}, {"save", r.save}, {"probe", r.probe}};
+}
 
 std::string state_file(const Script& script) { return "hook-" + script.name() + ".pt"; }
 
 }  // namespace
 
-ScriptHooks::ScriptHooks(std::vector<Script> scripts, bool can_restore, LogHook& log, RecallProbe& probe, Requests& requests, Console& console)
-    : scripts_(std::move(scripts)), off_(scripts_.size(), false), can_restore_(can_restore), log_(log), probe_(probe), requests_(requests),
+ScriptHooks::ScriptHooks(std::vector<Script> scripts, bool can_restore, LogHook& log, RecallProbe& probe,
+                         Requests& requests, Console& console)
+    : scripts_(std::move(scripts)),
+      off_(scripts_.size(), false),
+      can_restore_(can_restore),
+      log_(log),
+      probe_(probe),
+      requests_(requests),
       console_(console) {}
 
 void ScriptHooks::before_run(TrainState& state) {
@@ -89,7 +107,8 @@ void ScriptHooks::look_at_probe(int64_t step, bool log) {
   }
 }
 
-void ScriptHooks::call_all(ScriptEvent event, const ScriptInputs& given, const std::string& event_name, TrainState* state) {
+void ScriptHooks::call_all(ScriptEvent event, const ScriptInputs& given, const std::string& event_name,
+                           TrainState* state) {
   ScriptInputs inputs = given;
   inputs.weights = weights_;
   inputs.optim = optim_;
@@ -100,7 +119,9 @@ void ScriptHooks::call_all(ScriptEvent event, const ScriptInputs& given, const s
     try {
       const ScriptReply reply = script.call(event, inputs);
       if (!reply.written.empty() && state == nullptr) {
-        throw ScriptError(script.config().script + ": " + method_name(event) + ": must not write to a weight, got " + reply.written[0], false);
+        throw ScriptError(script.config().script + ": " + method_name(event) + ": must not write to a weight, got " +
+                              reply.written[0],
+                          false);
       }
       if (state != nullptr) reset_masters(state->optim, reply.written);
       std::vector<std::pair<std::string, double>> values;
@@ -113,7 +134,8 @@ void ScriptHooks::call_all(ScriptEvent event, const ScriptInputs& given, const s
       take_requests(script, event, reply.requests);
     } catch (const ScriptError& error) {
       if (script.config().on_error != "off") throw;
-      if (!error.may_go_on()) fail_run(error.what(), "; on_error: off cannot help, as it had begun to write to the weights");
+      if (!error.may_go_on())
+        fail_run(error.what(), "; on_error: off cannot help, as it had begun to write to the weights");
       off_[i] = true;
       console_.line("hook " + script.name() + " is switched off: " + error.what());
     }
@@ -126,12 +148,14 @@ void ScriptHooks::take_requests(const Script& script, ScriptEvent event, const s
     if (request == "restore" && !can_restore_) {
       throw ScriptError(who + "restore must have a qk_restore.method that acts during a run, got none or auto", true);
     }
-    if (request == "probe" && probe_.items().empty()) throw ScriptError(who + "probe must have probe.lengths, got none", true);
+    if (request == "probe" && probe_.items().empty())
+      throw ScriptError(who + "probe must have probe.lengths, got none", true);
   }
   if (event == ScriptEvent::kEnd) return;
   // Between two steps nothing is left that would carry it out.
   Requests& later = event == ScriptEvent::kStep ? requests_ : pending_;
   for (const std::string& request : asked) {
+    if (request == "stop" && requests_.finish) continue;  // of the end's probe, too
     console_.line("hook " + script.name() + " asks for " + request);
     if (request == "stop") requests_.finish = true;
     if (request == "save") later.save = true;
@@ -141,7 +165,8 @@ void ScriptHooks::take_requests(const Script& script, ScriptEvent event, const s
 }
 
 void ScriptHooks::save(const fs::path& checkpoint) const {
-  nlohmann::ordered_json hooks = {{"probes_seen", probes_seen_}, {"finish", requests_.finish}, {"pending", to_json(pending_)}};
+  nlohmann::ordered_json hooks = {
+      {"probes_seen", probes_seen_}, {"finish", requests_.finish}, {"pending", to_json(pending_)}};
   hooks["off"] = nlohmann::ordered_json::array();
   for (size_t i = 0; i < scripts_.size(); ++i) {
     if (off_[i]) {
@@ -165,7 +190,8 @@ void ScriptHooks::load(const fs::path& checkpoint) {
     pending_.save = pending.at("save").get<bool>();
     pending_.probe = pending.at("probe").get<bool>();
     const auto off = hooks.at("off").get<std::vector<std::string>>();
-    for (size_t i = 0; i < scripts_.size(); ++i) off_[i] = std::find(off.begin(), off.end(), scripts_[i].name()) != off.end();
+    for (size_t i = 0; i < scripts_.size(); ++i)
+      off_[i] = std::find(off.begin(), off.end(), scripts_[i].name()) != off.end();
   } catch (const nlohmann::json::exception& error) {
     fail(file.string(), ": must be what a checkpoint says of its hooks, got ", error.what());
   }
@@ -184,10 +210,12 @@ std::string describe_scripts(const std::vector<Script>& scripts, const std::vect
     for (const char* what : {"metrics", "weights", "optim"}) {
       if (script.reads(what)) reads.push_back(what);
     }
-    const auto writes = std::count_if(weight_names.begin(), weight_names.end(), [&](const std::string& name) { return script.may_write(name); });
+    const auto writes = std::count_if(weight_names.begin(), weight_names.end(),
+                                      [&](const std::string& name) { return script.may_write(name); });
     text += "hook     " + script.name() + " every " + std::to_string(script.config().every) + ": " + join(methods, " ");
     if (!reads.empty()) text += "; reads " + join(reads, " ");
-    if (writes > 0) text += "; may write " + std::to_string(writes) + " of " + std::to_string(weight_names.size()) + " weights";
+    if (writes > 0)
+      text += "; may write " + std::to_string(writes) + " of " + std::to_string(weight_names.size()) + " weights";
     text += concat("; at most ", script.config().timeout, " s a call, an error ",
                    script.config().on_error == "off" ? "switches it off\n" : "ends the run\n");
   }

@@ -1,12 +1,14 @@
-// `hooks:` of a configuration: TorchScript modules called between steps. What they measure goes into log.jsonl and TensorBoard as
-// hook/NAME/METRIC; what they ask for is set in Requests and carried out after the same step; their state is in every checkpoint.
+// `hooks:` of a configuration: TorchScript modules called between steps. What they measure goes into log.jsonl and
+// TensorBoard as hook/NAME/METRIC; what they ask for is set in Requests and carried out after the same step; their
+// state is in every checkpoint.
 //
 //   on_start   before the first step of a run, not when it is resumed
-//   on_step    after every `every`-th step, before its log row, restore, checkpoint and probe. metrics: the numbers of the step's log row
-//              and total_steps
-//   on_probe   after a measurement of recall. metrics: "probe" (all prompts) and "probe/TASK/LENGTH", percent. It may not write; `stop` acts
-//              at once, another request after the next step
-//   on_end     after the last step of a run that finished, before the end's probe, restore and export. Its requests have no effect
+//   on_step    after every `every`-th step, before its log row, restore, checkpoint and probe. metrics: the numbers of
+//              the step's log row and total_steps
+//   on_probe   after a measurement of recall. metrics: "probe" (all prompts) and "probe/TASK/LENGTH", percent. It may
+//              not write; `stop` acts at once, another request after the next step
+//   on_end     after the last step of a run that finished, before the end's probe, restore and export. Its requests
+//              have no effect
 #pragma once
 
 #include <filesystem>
@@ -23,14 +25,17 @@ namespace qkr {
 
 class ScriptHooks : public Hook {
  public:
-  // `can_restore`: is there a method that acts during a run? A request that nothing can carry out is an error in the script.
-  ScriptHooks(std::vector<Script> scripts, bool can_restore, LogHook& log, RecallProbe& probe, Requests& requests, Console& console);
+  // `can_restore`: is there a method that acts during a run? A request that nothing can carry out is an error in the
+  // script.
+  ScriptHooks(std::vector<Script> scripts, bool can_restore, LogHook& log, RecallProbe& probe, Requests& requests,
+              Console& console);
 
   void before_run(TrainState& state) override;
   void after_step(const StepReport& report, TrainState& state) override;
   void after_run(RunEnd end, TrainState& state) override;
 
-  // Measures where a request asks for it, and tells on_probe every stage that it has not been told. `log`: what it measures is logged.
+  // Measures where a request asks for it, and tells on_probe every stage that it has not been told. `log`: what it
+  // measures is logged.
   void look_at_probe(int64_t step, bool log);
 
   // Files of a checkpoint: hooks.json and a hook-NAME.pt each.
@@ -50,7 +55,7 @@ class ScriptHooks : public Hook {
   Console& console_;
   const NamedTensors* weights_ = nullptr;  // of the run, from before_run on
   const NamedTensors* optim_ = nullptr;
-  Requests pending_;        // asked for by on_probe, for the next step
+  Requests pending_;         // asked for by on_probe, for the next step
   int64_t probes_seen_ = 0;  // stages told to on_probe
 };
 
@@ -58,7 +63,8 @@ class ScriptHooks : public Hook {
 class ScriptProbeHook : public Hook {
  public:
   explicit ScriptProbeHook(ScriptHooks& scripts) : scripts_(scripts) {}
-  // A checkpoint is saved before its step's probe: what that found, the scripts are told again, and its log rows are there already.
+  // A checkpoint is saved before its step's probe: what that found, the scripts are told again, and its log rows are
+  // there already.
   void before_run(TrainState& state) override { scripts_.look_at_probe(state.step, state.step == 0); }
   void after_step(const StepReport& report, TrainState&) override { scripts_.look_at_probe(report.step, true); }
   void after_run(RunEnd, TrainState& state) override { scripts_.look_at_probe(state.step, true); }
@@ -67,7 +73,8 @@ class ScriptProbeHook : public Hook {
   ScriptHooks& scripts_;
 };
 
-// "hook     ema every 1: on_step on_end; reads weights; writes 2 of 55 weights; on_error fail; 60 s a call": a line each.
+// "hook     ema every 1: on_step on_end; reads weights; writes 2 of 55 weights; on_error fail; 60 s a call": a line
+// each.
 std::string describe_scripts(const std::vector<Script>& scripts, const std::vector<std::string>& weight_names);
 
 }  // namespace qkr

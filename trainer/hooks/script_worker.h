@@ -15,8 +15,8 @@ class ScriptWorker {
   ScriptWorker(const ScriptWorker&) = delete;
   ScriptWorker& operator=(const ScriptWorker&) = delete;
 
-  // Runs `body`, which must not throw, on the thread. False if it has not come back in `limit` seconds; then it goes on, and
-  // until it ends no other may be begun.
+  // Runs `body`, which must not throw, on the thread. False if it has not come back in `limit` seconds; then it goes
+  // on, and until it ends no other may be begun.
   bool run(std::function<void()> body, double limit);
   // Waits again for a call that was late. True if it came back.
   bool wait(double seconds);
@@ -26,8 +26,8 @@ class ScriptWorker {
   std::shared_ptr<Shared> shared_;
 };
 
-// Threads of this process that were left behind and still run. While there is one, a program ends by _exit: static objects that the
-// thread uses must not go before it.
+// Threads of this process that were left behind and still run. While there is one, a program ends by _exit: static
+// objects that the thread uses must not go before it.
 int64_t abandoned_script_threads();
 
 }  // namespace qkr
