@@ -133,6 +133,19 @@ TEST(Page, ShowsHowTheRunEnded) {
   EXPECT_NE(failed.find("<dt>steps</dt><dd title=\"12345\">12,345</dd>"), std::string::npos);
 }
 
+TEST(Page, ListsTheGatesThatWereBroken) {
+  const TmpDir dir;
+  dir.write("run/config.yaml", kConfig);
+  Json events = Json::array();
+  for (int step = 1; step <= 14; ++step) events.push_back({{"step", 100 * step}, {"event", "gate"}, {"action", "warn"}, {"reason", concat("recall <", step, ">")}});
+  dir.write("run/summary.json", Json({{"status", "finished"}, {"gates", events}}).dump());
+  const std::string body = body_of(render_report(dir / "run"));
+  EXPECT_NE(body.find("<li>2 earlier gate events are in log.jsonl.</li>"), std::string::npos);
+  EXPECT_NE(body.find("<li>Gate, warn, step 1,400: recall &lt;14&gt;.</li>"), std::string::npos);
+  EXPECT_EQ(body.find("recall &lt;2&gt;"), std::string::npos);
+  EXPECT_EQ(body.find("<dt>gates</dt>"), std::string::npos);
+}
+
 TEST(Page, LeavesOutATornLastLineAndSaysSo) {
   const TmpDir dir;
   dir.write("run/config.yaml", kConfig);

@@ -17,6 +17,7 @@ using html::fact;
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kLogRows = 25;  // of the table under the charts
+constexpr size_t kGateEvents = 12;
 
 std::string text_of(const Json& object, const char* key) {
   const auto found = object.find(key);
@@ -30,7 +31,7 @@ std::string facts(const RunData& run) {
   list += fact("restore method", run.method.empty() ? "unknown" : escape(run.method));
   if (run.summary.is_object()) {
     for (const auto& [key, value] : run.summary.items()) {
-      if (key != "status" && key != "model" && key != "method" && key != "message") list += html::json_fact(key, value);
+      if (key != "status" && key != "model" && key != "method" && key != "message" && key != "gates") list += html::json_fact(key, value);
     }
   }
   return list + "</dl>\n";
@@ -66,6 +67,23 @@ std::string notes(const RunData& run) {
   if (run.notes.empty()) return "";
   std::string list = "<ul class=\"notes\">\n";
   for (const std::string& note : run.notes) list += concat("<li>", escape(note), "</li>\n");
+  return list + "</ul>\n";
+}
+
+// The gates that were broken, in their order; of a long list the last ones.
+std::string gates(const RunData& run) {
+  if (!run.summary.is_object() || !run.summary.contains("gates") || !run.summary["gates"].is_array()) return "";
+  const Json& events = run.summary["gates"];
+  const size_t shown = std::min<size_t>(events.size(), kGateEvents);
+  std::string list = "<ul class=\"notes gates\">\n";
+  if (shown < events.size()) list += concat("<li>", events.size() - shown, " earlier gate events are in log.jsonl.</li>\n");
+  for (size_t i = events.size() - shown; i < events.size(); ++i) {
+    const Json& event = events[i];
+    if (!event.is_object()) continue;
+    const auto step = event.find("step");
+    list += concat("<li>Gate, ", escape(text_of(event, "action")), step != event.end() && step->is_number() ? ", step " + html::number(step->get<double>()) : "",
+                   ": ", escape(text_of(event, "reason")), ".</li>\n");
+  }
   return list + "</ul>\n";
 }
 
@@ -120,7 +138,7 @@ std::string masthead(const RunData& run, const Recall& recall) {
     for (const std::string& verdict : text.verdicts) page += concat("<li>", escape(verdict), "</li>\n");
     page += "</ul>\n";
   }
-  return page + facts(run) + notes(run) + "</header>\n";
+  return page + facts(run) + gates(run) + notes(run) + "</header>\n";
 }
 
 std::string training_section(const RunData& run) {
