@@ -19,9 +19,8 @@ struct LightningOptions {
 
 // Differentiable in q, k, v and initial_state, once. Deterministic. On CUDA nothing waits for the device and nothing is
 // read by the host, so it may be captured in a graph. bf16 and fp32 with D 64 or 128 are served by kernels on CUDA,
-// everything else by batched products over chunks of 64 tokens. Tokens (and an initial state) too old to
-// matter beside the newest of equal size may be left out: those with exp(-slope age) < 2^-24 in fp32, 2^-18 in bf16, and
-// 2^-11 in bf16 where it need not be accurate.
+// everything else by batched products over chunks of 64 tokens. Tokens (and an initial state) too old to matter in fp32
+// beside the newest of equal size, exp(-slope age) < 2^-24, may be left out.
 // Returns o [N, H, D] and the states after the sequences' last tokens [S, H, D, D] (key x value).
 std::tuple<at::Tensor, at::Tensor>
 lightning_attention(const at::Tensor& q,           // [N, H, D] bf16, fp32 or fp64, any strides

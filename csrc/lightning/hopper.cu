@@ -40,17 +40,8 @@ __global__ void __launch_bounds__(Plan<kDim, kHiLo>::kThreads, Plan<kDim, kHiLo>
       mbarrier_init(P::full(base, stage), 1);
       mbarrier_init(P::empty(base, stage), P::kGroups * 4);  // one arrival a warp
     }
-    for (int i = 0; i < P::kGroups; ++i) {
-      mbarrier_init(P::scores_ready(base, i), 4);
-      mbarrier_init(P::scores_free(base, i), P::kGroups * 4);
-    }
     mbarrier_publish_inits();
   }
-  // half of P is zero, and stays so: the consumers do not write it
-  for (uint32_t i = threadIdx.x * 16; i < P::kGroups * P::kScoresOfChunk; i += P::kThreads * 16) {
-    store_16_bytes(base + P::kScores + i, {0, 0, 0, 0});
-  }
-  fence_shared_for_async();
   __syncthreads();
   copy_empty_states<kDim>(pass, block, blocks);
   // the producer needs few registers, the consumers all they can get

@@ -6,7 +6,7 @@
 // brought is always B, and neither the state nor the decayed values ever pass through shared memory:
 //   out^T    = (state^T) q^T, scaled by the decay since the chunk's start, + v^T P^T
 //   state^T  = e^{-gL} state^T + (v^T decayed to the chunk's end) k
-// Only P = (q k^T) * decay does, which both warpgroups read: they make it in turns, a chunk ahead.
+// Only P = (q k^T) * decay does: each warpgroup computes it for itself, so that warpgroups never wait for each other.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,8 @@ class Consumer {
         thread_(threadIdx.x % 128),
         row_(thread_ / 32 * 16 + thread_ % 32 / 4),
         column_(thread_ % 4 * 2),
-        out_(base + P::kOut + group * P::kOutBuffers * kTileBytes),
+        scores_(base + P::kScores + group * P::kScoresOfGroup),
+        out_(base + P::kOut + group * kTileBytes),
         decays_(base + P::kDecays + group * P::kDecaysOfGroup),
         score_decays_(decays_ + 2 * kChunk * sizeof(float)) {}
 
@@ -43,16 +44,13 @@ class Consumer {
       const bool joins = some && after.head == s.head;
       if (!joined) enter_head(s);
       enter(s);
+      for (int chunk = s.warm; chunk < s.first; ++chunk) pass_by(s, chunk);
       if (!joined) begin_scores(s);
-      for (int chunk = s.first; chunk < s.last; ++chunk) {
-        const bool ends = chunk + 1 == s.last;
-        const int next_length = !ends ? length_of(s, chunk + 1) : joins ? length_of(after, 0) : 0;
-        if (next_length > 0 && makes_scores(emitted_ + 1)) {
-          emit<true>(s, chunk, next_length);
-        } else {
-          emit<false>(s, chunk, next_length);
-        }
+      const int with_next = joins ? s.last : s.last - 1;
+      for (int chunk = s.first; chunk < with_next; ++chunk) {
+        emit<true>(s, chunk, chunk + 1 < s.last ? length_of(s, chunk + 1) : length_of(after, 0));
       }
+      if (!joins) emit<false>(s, with_next, 0);
       if (s.last * kChunk >= s.length && pass_.final_state != nullptr) save_state(s);
       joined = joins;
     }
@@ -62,7 +60,7 @@ class Consumer {
  private:
   // Two warpgroups on the same work stay in step, all products at once and then none. Where the products are the longer part
   // they take turns: while one's products run, the other converts and stores.
-    static constexpr bool kTurns = P::kGroups == 2 && kHiLo;
+  static constexpr bool kTurns = P::kGroups == 2 && kHiLo;
   static constexpr uint32_t kMeetAll = 3, kTurnOf = 4;  // named barriers; 1 and 2 are the warpgroups' own
 
   __device__ void meet() const { named_barrier(1 + group_, 128); }
@@ -84,26 +82,15 @@ class Consumer {
     store_float(score_decays_ + thread_ * 4, age >= 0 ? pass_.intra * expf(-slope_ * age) : 0.f);  // set_decays meets
   }
 
-  // The state at the segment's start: the given one, aged, and the tokens of the warm-up, each decayed to that start, so that the
-  // sum needs no decay on its way.
   __device__ void enter(const Segment& s) {
     const bool given = s.warm == 0 && pass_.initial_state != nullptr;
     const float* from = given ? state_of(pass_.initial_state, s) : nullptr;
-    const float age = expf(-slope_ * kChunk * (s.first - s.warm));
     const int key_stride = pass_.initial_transposed ? 1 : kDim, value_stride = pass_.initial_transposed ? kDim : 1;
 #pragma unroll
     for (int i = 0; i < kDim / 2; ++i) {
       const int key = i / 4 * 8 + column_ + i % 2, value = group_ * 64 + row_ + i / 2 % 2 * 8;
-      state_[i] = given ? age * from[key * key_stride + value * value_stride] : 0.f;
+      state_[i] = given ? from[key * key_stride + value * value_stride] : 0.f;
     }
-    if (s.warm == s.first) return;
-    set_decays(kChunk);
-    // once rounded, what is this old stays below the rounding of what is younger
-    constexpr float kOld = kHiLo ? 6.2383246f : 1.3862944f;  // ln(2^9), ln(2^2)
-    const int near = static_cast<int>(fminf(kOld / (slope_ * kChunk), static_cast<float>(s.first))) + 1;
-    const int middle = max(s.warm, s.first - near);
-    gather<false>(s.first, s.warm, middle);
-    gather<true>(s.first, middle, s.first);
   }
 
   __device__ void save_state(const Segment& s) const {
@@ -155,46 +142,31 @@ class Consumer {
     for (int i = 0; i < kDim / 2; ++i) state_[i] *= state_decay_;
   }
 
-  using ValueOperand = uint32_t[4][4];
-
-  // The values decayed to the chunk's end, times factor.
-  template <bool kSplit, bool kScaled>
-  __device__ void decay_values(ValueOperand& high, ValueOperand& low, float factor) const {
+  // Starts state += (decayed values) k. In high and low parts in either mode: rounding them once more would cost slow heads,
+  // whose outputs come from the state, a third of their accuracy.
+  __device__ void update_state(uint32_t tiles) {
+    const uint64_t keys = tile_by_columns(tiles + P::kTensor);
+    uint32_t high[4][4], low[4][4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {  // of the 16 tokens
-        float2 decay = load_pair(decays_ + (kChunk + 16 * i + 8 * half + column_) * 4);
-        if (kScaled) decay.x *= factor, decay.y *= factor;
+        const float2 decay = load_pair(decays_ + (kChunk + 16 * i + 8 * half + column_) * 4);
 #pragma unroll
         for (int j = 2 * half; j < 2 * half + 2; ++j) {
           const float x = low_of(values_[i][j]) * decay.x, y = high_of(values_[i][j]) * decay.y;
           high[i][j] = pack_bf16(x, y);
-          if (kSplit) low[i][j] = pack_rest(x, y, high[i][j]);
+          low[i][j] = pack_rest(x, y, high[i][j]);
         }
       }
     }
-  }
-
-  // Starts state += values k.
-  template <bool kSplit>
-  __device__ void add_to_state(const ValueOperand& high, const ValueOperand& low, uint32_t tiles) {
-    const uint64_t keys = tile_by_columns(tiles + P::kTensor);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       wgmma<true>(state_, high[i], keys + 128 * i, true);
-      if (kSplit) wgmma<true>(state_, low[i], keys + 128 * i, true);
+      wgmma<true>(state_, low[i], keys + 128 * i, true);
     }
     wgmma_commit();
-  }
-
-  // Starts the state's update. In high and low parts in either mode: rounding the decayed values once more would cost slow heads,
-  // whose outputs come from the state, a third of their accuracy.
-  __device__ void update_state(uint32_t tiles) {
-    ValueOperand high, low;
-    decay_values<true, false>(high, low, 1.f);
-    add_to_state<true>(high, low, tiles);
   }
 
   __device__ static int length_of(const Segment& s, int chunk) { return min(kChunk, s.length - chunk * kChunk); }
@@ -205,45 +177,23 @@ class Consumer {
     return base_ + ring.stage * P::kStage;
   }
 
-  __device__ void release(const Ring<P::kStages>& ring) const {
-    if (thread_ % 32 == 0) mbarrier_arrive(P::empty(base_, ring.stage));
-  }
-
   // Waits for the state and gives the chunk's tiles back to the producer.
   __device__ void finish_chunk() {
     wgmma_wait<0>();
     wgmma_pin(state_);
-    release(ring_);
+    if (thread_ % 32 == 0) mbarrier_arrive(P::empty(base_, ring_.stage));
     ring_.next();
   }
 
-  // Starts a chunk of the warm-up before chunk `first`.
-  template <bool kSplit>
-  __device__ void start_gathering(int first, int chunk, uint32_t tiles) {
-    ValueOperand high, low;
+  // A chunk of the warm-up.
+  __device__ void pass_by(const Segment& s, int chunk) {
+    const int length = length_of(s, chunk);
+    set_decays(length);
+    const uint32_t tiles = await_tiles(ring_);
     load_values(tiles);
-    decay_values<kSplit, true>(high, low, expf(-slope_ * kChunk * (first - 1 - chunk)));
-    add_to_state<kSplit>(high, low, tiles);
-  }
-
-  // Chunks [from, to) of it, by twos: the values of one are decayed while those of the other are multiplied.
-  template <bool kSplit>
-  __device__ void gather(int first, int from, int to) {
-    if (from >= to) return;
-    if ((to - from) % 2 != 0) {
-      start_gathering<kSplit>(first, from++, await_tiles(ring_));
-      finish_chunk();
-    }
-    for (; from < to; from += 2) {
-      start_gathering<kSplit>(first, from, await_tiles(ring_));
-      auto next = ring_;
-      next.next();
-      start_gathering<kSplit>(first, from + 1, await_tiles(next));
-      wgmma_wait<1>();
-      release(ring_);
-      ring_.next();
-      finish_chunk();
-    }
+    decay_state();
+    update_state(tiles);
+    finish_chunk();
   }
 
   using StateOperand = uint32_t[kDim / 16][4];
@@ -284,16 +234,9 @@ class Consumer {
     wgmma_commit();
   }
 
-  // Chunk number n counts those with output. P of it lies in one of as many buffers as there are warpgroups, each of which writes
-  // its own.
-  static constexpr int kMakers = P::kGroups;
-  __device__ bool makes_scores(int n) const { return n % kMakers == group_; }
-  __device__ uint32_t scores_of(int n) const { return base_ + P::kScores + n % kMakers * P::kScoresOfChunk; }
-  __device__ static uint32_t scores_parity(int n) { return n / kMakers & 1; }
-
   // Starts out += v^T P^T.
-  __device__ void add_scored(float (&out)[32], uint32_t scored) const {
-    const uint64_t scores = tile_by_rows(scored);
+  __device__ void add_scored(float (&out)[32]) const {
+    const uint64_t scores = tile_by_rows(scores_);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -303,70 +246,58 @@ class Consumer {
     wgmma_commit();
   }
 
-  // P of chunk n, once everybody has read what lies there.
-  __device__ void publish_scores(const float (&scores)[32], int n) const {
-    mbarrier_wait(P::scores_free(base_, n % kMakers), scores_parity(n) ^ 1);
-    store_scores(scores, scores_of(n));
-    fence_shared_for_async();
-    __syncwarp();
-    if (thread_ % 32 == 0) mbarrier_arrive(P::scores_ready(base_, n % kMakers));
-  }
-
   // Of a head's first chunk; every later one's are computed while the chunk before it is finished.
   __device__ void begin_scores(const Segment& s) {
     const int length = length_of(s, s.first);
     set_decays(length);
+    float scores[32];
     const uint32_t tiles = await_tiles(ring_);
     if (length < kChunk) clear_tail(tiles, length);
-    if (!makes_scores(emitted_)) return;
-    float scores[32];
     start_scores(scores, tiles);
     wgmma_wait<0>();
     wgmma_pin(scores);
-    publish_scores(scores, emitted_);
+    store_scores(scores);
+    fence_shared_for_async();
   }
 
-  // One chunk, and the P of the next one if this warpgroup makes it (next_length 0: there is none). The state's conversion and
+  // One chunk, whose P is in shared memory already, and the P of the next one if there is one. The state's conversion and
   // everything between the products of a chunk are on the critical path; scores and output are stored while the state is updated.
   // The conversion must not meet running products: reading the state's registers then makes the compiler wait for them.
-  template <bool kMakesNext>
+  template <bool kHasNext>
   __device__ void emit(const Segment& s, int chunk, int next_length) {
-    const int length = length_of(s, chunk), n = emitted_++;
-    const uint32_t tiles = await_tiles(ring_);
+    const int length = length_of(s, chunk);
+    const uint32_t tiles = base_ + ring_.stage * P::kStage;
     set_decays(length);
     auto next = ring_;
     next.next();
-    // the warpgroups meet: not within a turn
-    if (0 < next_length && next_length < kChunk) clear_tail(await_tiles(next), next_length);
-    load_values(tiles);
+    if (kHasNext && next_length < kChunk) clear_tail(await_tiles(next), next_length);  // the warpgroups meet: not within a turn
     float out[32], scores[32];
     {
       StateOperand high, low;
       convert_state(high, low);
-      decay_state();
       await_turn();
       start_out(out, high, low, tiles);
     }
-    mbarrier_wait(P::scores_ready(base_, n % kMakers), scores_parity(n));
-    if (P::kOutBuffers == 1) meet();  // the last output has been read
+    meet();  // P is complete
+    load_values(tiles);
+    decay_state();
     wgmma_wait<0>();
     wgmma_pin(out);
     decay_out(out);
-    add_scored(out, scores_of(n));
-    if (kMakesNext) start_scores(scores, await_tiles(next));
+    add_scored(out);
+    if (kHasNext) start_scores(scores, await_tiles(next));
     update_state(tiles);
     end_turn();
     wgmma_wait<1>();
-    if (thread_ % 32 == 0) mbarrier_arrive(P::scores_free(base_, n % kMakers));
-    if (kMakesNext) {
-      wgmma_pin(scores);
-      publish_scores(scores, n + 1);
-    }
     wgmma_pin(out);
-    const uint32_t staged = out_ + n % P::kOutBuffers * kTileBytes;
-    stage_out(out, staged);
-    meet();
-    store_out(s, staged, first_token(pass_, s, chunk, length), length);
+    stage_out(out);
+    meet();  // the output is complete, and nobody reads P any more
+    if (kHasNext) {
+      wgmma_pin(scores);
+      store_scores(scores);
+      fence_shared_for_async();
+    }
+    store_out(s, first_token(pass_, s, chunk, length), length);
     finish_chunk();
   }
 
@@ -379,13 +310,12 @@ class Consumer {
     }
   }
 
-  __device__ void store_scores(const float (&scores)[32], uint32_t to) const {
+  __device__ void store_scores(const float (&scores)[32]) const {
     const uint32_t lane = thread_ % 32, ahead = score_decays_ + (kChunk + row_ - column_) * 4;
+    float below[2] = {load_float(ahead + 32), load_float(ahead + 28)};  // of the row 8 further down
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (pass_.reverse ? i < thread_ / 32 : i > thread_ / 32) continue;  // all zero, as it is already
       uint32_t high[4], low[4];
-      float below[2] = {load_float(ahead - i * 64 + 32), load_float(ahead - i * 64 + 28)};  // of the row 8 further down
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const int block = 2 * i + j;
@@ -400,12 +330,12 @@ class Consumer {
         below[0] = decay[0], below[1] = decay[1];
       }
       const uint32_t row = thread_ / 32 * 16 + lane % 16, column = 16 * i + lane / 16 * 8;
-      store_matrices(to + tile_offset(row, column), high[0], high[1], high[2], high[3]);
-      if (kHiLo) store_matrices(to + kTileBytes + tile_offset(row, column), low[0], low[1], low[2], low[3]);
+      store_matrices(scores_ + tile_offset(row, column), high[0], high[1], high[2], high[3]);
+      if (kHiLo) store_matrices(scores_ + kTileBytes + tile_offset(row, column), low[0], low[1], low[2], low[3]);
     }
   }
 
-  __device__ void stage_out(const float (&out)[32], uint32_t to) const {
+  __device__ void stage_out(const float (&out)[32]) const {
     const uint32_t lane = thread_ % 32;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -413,16 +343,16 @@ class Consumer {
 #pragma unroll
       for (int j = 0; j < 4; ++j) packed[j] = pack_bf16(out[8 * i + 2 * j], out[8 * i + 2 * j + 1]);
       const uint32_t row = 16 * i + lane / 16 * 8 + lane % 8, column = thread_ / 32 * 16 + lane / 8 % 2 * 8;
-      store_transposed(to + tile_offset(row, column), packed[0], packed[1], packed[2], packed[3]);
+      store_transposed(out_ + tile_offset(row, column), packed[0], packed[1], packed[2], packed[3]);
     }
   }
 
-  __device__ void store_out(const Segment& s, uint32_t staged, int token, int length) const {
+  __device__ void store_out(const Segment& s, int token, int length) const {
     Bf16* rows = pass_.o.data + token * pass_.o.token_stride + s.head * pass_.o.head_stride + group_ * 64;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int row = 16 * i + thread_ / 8, column = thread_ % 8 * 8;
-      const uint4 x = load_16_bytes(staged + tile_offset(row, column));
+      const uint4 x = load_16_bytes(out_ + tile_offset(row, column));
       if (row < length) *reinterpret_cast<uint4*>(rows + row * pass_.o.token_stride + column) = x;
     }
   }
@@ -430,10 +360,10 @@ class Consumer {
   const Pass& pass_;
   const uint32_t base_;
   const int group_, thread_, row_, column_;
-  const uint32_t out_, decays_, score_decays_;
+  const uint32_t scores_, out_, decays_, score_decays_;
   Ring<P::kStages> ring_;
   float slope_ = 0.f, state_decay_ = 0.f;
-  int decays_length_ = 0, emitted_ = 0;
+  int decays_length_ = 0;
   float state_[kDim / 2];
   uint32_t values_[4][4];
 };

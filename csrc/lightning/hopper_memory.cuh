@@ -34,20 +34,17 @@ struct Plan {
   static constexpr uint32_t kTensor = kTileBytes * (kDim / 64);
   static constexpr uint32_t kStage = 3 * kTensor;  // q, k, v
   static constexpr uint32_t kScores = kStages * kStage;
-  static constexpr uint32_t kScoresOfChunk = kTileBytes * (kHiLo ? 2 : 1);
-  static constexpr uint32_t kOut = kScores + kGroups * kScoresOfChunk;
-  static constexpr int kOutBuffers = kStages == 4 ? 1 : 2;  // a warpgroup
-  static constexpr uint32_t kDecays = kOut + kGroups * kOutBuffers * kTileBytes;
+  static constexpr uint32_t kScoresOfGroup = kTileBytes * (kHiLo ? 2 : 1);
+  static constexpr uint32_t kOut = kScores + kGroups * kScoresOfGroup;
+  static constexpr uint32_t kDecays = kOut + kGroups * kTileBytes;
   static constexpr uint32_t kDecaysOfGroup = 4 * kChunk * sizeof(float);
   static constexpr uint32_t kBarriers = kDecays + kGroups * kDecaysOfGroup;
-  static constexpr uint32_t kCuts = kBarriers + (kStages + kGroups) * 2 * 8;
+  static constexpr uint32_t kCuts = kBarriers + kStages * 2 * 8;
   static constexpr uint32_t kBytes = kCuts + 2 * sizeof(Cut);
   static_assert(kBlocksPerSm * (kBytes + 1024) <= 228 * 1024, "does not fit");  // the system takes 1 KB a block
 
   __device__ static uint32_t full(uint32_t base, int stage) { return base + kBarriers + stage * 8; }
   __device__ static uint32_t empty(uint32_t base, int stage) { return base + kBarriers + (kStages + stage) * 8; }
-  __device__ static uint32_t scores_ready(uint32_t base, int i) { return base + kBarriers + (2 * kStages + i) * 8; }
-  __device__ static uint32_t scores_free(uint32_t base, int i) { return base + kBarriers + (2 * kStages + kGroups + i) * 8; }
 };
 
 template <int kStages>

@@ -19,7 +19,7 @@ using Pass = LightningPass<Bf16>;
 
 constexpr int kChunk = 64;  // tokens
 
-constexpr float kBf16WarmupCost = 0.43f, kHiLoWarmupCost = 0.36f;
+constexpr float kBf16WarmupCost = 0.47f, kHiLoWarmupCost = 0.36f;
 
 // The start of a block's piece: a head and a position. (heads, 0) is the end of all.
 struct Cut {
@@ -35,7 +35,7 @@ struct Segment {
 
 // Beyond it, what is left of a token is below the precision of what multiplies it.
 __device__ inline int warmup_tokens(const Pass& pass, int head) {
-  const float reach = pass.mode == LightningMode::kHiLo ? 12.476649f : 7.6246190f;  // ln(2^18), ln(2^11)
+  const float reach = pass.mode == LightningMode::kHiLo ? 16.635532f : 11.090355f;  // ln(2^24), ln(2^16)
   return static_cast<int>(fminf(reach / pass.slopes[head], static_cast<float>(pass.tokens)));
 }
 

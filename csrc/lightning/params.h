@@ -10,8 +10,7 @@
 //
 // Note [Segments without exchange]
 // lambda is known, so a token older than W = ln(2^24) / slopes[h] adds less than fp32 can hold: a long sequence is cut into
-// segments that depend on nothing; each first runs over the W tokens before it, for the state alone. Where bf16 operands carry
-// fewer bits than that (18 in two parts, 11 in one, a guard bit or two included), W may be as much shorter.
+// segments that depend on nothing; each first runs over the W tokens before it, for the state alone.
 #pragma once
 
 #include <cstdint>
