@@ -61,12 +61,13 @@ TEST(Help, ListsTheFlagsOfTheReadmeAndTheOtherWayRound) {
 }
 
 TEST(Help, ListsEveryFlagOfThePrograms) {
-  EXPECT_EQ(flags_of("sft-train"), (std::set<std::string>{"--config", "--config-schema", "--dry-run", "--dump-config", "--help-config",
-                                                          "--inspect", "--output", "--qk-restore", "--resume", "--set", "--version"}));
+  EXPECT_EQ(flags_of("sft-train"),
+            (std::set<std::string>{"--config", "--config-schema", "--dry-run", "--dump-config", "--export-scripts", "--help-config", "--inspect",
+                                   "--output", "--qk-restore", "--requeue", "--resume", "--set", "--version"}));
   EXPECT_EQ(flags_of("niah-probe"),
-            (std::set<std::string>{"--attn-logits-scaling", "--compare", "--device", "--dtype", "--haystack", "--lengths", "--max-new-tokens",
-                                   "--mode", "--model", "--output", "--prefill-chunk", "--reading", "--resume", "--samples", "--seed", "--tasks",
-                                   "--version"}));
+            (std::set<std::string>{"--attn-logits-scaling", "--batch", "--compare", "--device", "--dtype", "--haystack", "--heads", "--lengths",
+                                   "--max-new-tokens", "--max-samples", "--mode", "--model", "--output", "--prefill-chunk", "--prompts",
+                                   "--reading", "--resume", "--samples", "--seed", "--tasks", "--version", "--width"}));
 }
 
 TEST(Help, ListsEveryFlagOfQkRestore) {
