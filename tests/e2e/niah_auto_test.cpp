@@ -4,9 +4,9 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "tests/e2e/program.h"
+#include "tests/e2e/small_run.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/tmpdir.h"
 
@@ -19,16 +19,6 @@ std::vector<std::string> automatic(const std::string& output, const std::vector<
                                       "--haystack", "examples/tiny/haystack.txt", "--output", output};
   command.insert(command.end(), more.begin(), more.end());
   return command;
-}
-
-std::vector<nlohmann::json> rows_of(const std::string& file) {
-  std::vector<nlohmann::json> rows;
-  std::istringstream lines(read_file(file));
-  for (std::string line; std::getline(lines, line);) {
-    rows.push_back(nlohmann::json::parse(line));
-    rows.back().erase("seconds");
-  }
-  return rows;
 }
 
 std::map<std::string, int64_t> counts(const std::vector<nlohmann::json>& rows) {

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <regex>
-#include <sstream>
 
 #include "tests/e2e/program.h"
+#include "tests/e2e/small_run.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/tmpdir.h"
 
@@ -19,16 +19,6 @@ Outcome probe(const std::vector<std::string>& more) {
                                       "--haystack", "examples/tiny/haystack.txt"};
   command.insert(command.end(), more.begin(), more.end());
   return run_program(command);
-}
-
-std::vector<nlohmann::json> rows_of(const std::string& file) {
-  std::vector<nlohmann::json> rows;
-  std::istringstream lines(read_file(file));
-  for (std::string line; std::getline(lines, line);) {
-    rows.push_back(nlohmann::json::parse(line));
-    rows.back().erase("seconds");
-  }
-  return rows;
 }
 
 // The two numbers of "prefilled A of B prompt tokens".

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "tests/e2e/program.h"
+#include "tests/e2e/small_run.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/tmpdir.h"
 
@@ -35,16 +35,6 @@ std::vector<std::string> on_tiny(const std::string& output, const std::vector<st
     }
   }
   return command;
-}
-
-std::vector<nlohmann::json> rows_of(const std::string& file) {
-  std::vector<nlohmann::json> rows;
-  std::istringstream lines(read_file(file));
-  for (std::string line; std::getline(lines, line);) {
-    rows.push_back(nlohmann::json::parse(line));
-    rows.back().erase("seconds");
-  }
-  return rows;
 }
 
 TEST(NiahProbe, GoesOnWhereItWasKilled) {

@@ -71,6 +71,12 @@ std::vector<nlohmann::json> read_rows(const fs::path& jsonl) {
   return rows;
 }
 
+std::vector<nlohmann::json> rows_of(const std::filesystem::path& jsonl) {
+  std::vector<nlohmann::json> rows = read_rows(jsonl);
+  for (nlohmann::json& row : rows) row.erase("seconds");
+  return rows;
+}
+
 nlohmann::json read_json(const fs::path& json) { return nlohmann::json::parse(read_file(json)); }
 
 std::vector<std::string> files_below(const fs::path& folder) {

@@ -29,6 +29,7 @@ std::vector<std::string> with_probe();
 std::vector<std::string> probe_arguments();
 
 std::vector<nlohmann::json> read_rows(const std::filesystem::path& jsonl);
+std::vector<nlohmann::json> rows_of(const std::filesystem::path& jsonl);  // read_rows, without how long each took
 nlohmann::json read_json(const std::filesystem::path& json);
 
 // Names of the files below `folder`, sorted.

@@ -4,9 +4,9 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
-#include <cstdlib>
 
 #include "tests/ops/lightning_truth.h"
+#include "tests/ops/opcheck.h"
 #include "tests/support/accuracy.h"
 #include "tests/support/device.h"
 #include "tests/support/fixtures.h"
@@ -200,16 +200,7 @@ TEST(LightningMeta, ShapesAndRefusalsAreThoseOfTheRealOnes) {
 
 // PyTorch's own checks of a custom operator, on the library as Python loads it; with a GPU also capture in a CUDA
 // graph.
-TEST(LightningPython, OpcheckPasses) {
-  const auto venv = test::source_dir() / "build" / "venv" / "bin" / "python";
-  const std::string python = std::filesystem::exists(venv) ? venv.string() : "/usr/bin/python3";
-  const auto library = std::filesystem::path(QKR_BINARY_DIR) / "lib" / "libqk_restore_ops.so";
-  const auto script = test::source_dir() / "tests" / "ops" / "lightning_opcheck.py";
-  QKR_NEED_PATH(std::filesystem::path(python));
-  QKR_NEED_PATH(library);
-  if (std::system((python + " -c 'import torch' 2> /dev/null").c_str()) != 0) GTEST_SKIP() << python << " has no torch";
-  EXPECT_EQ(std::system(("OMP_NUM_THREADS=1 " + python + " " + script.string() + " " + library.string()).c_str()), 0);
-}
+TEST(LightningPython, OpcheckPasses) { test::expect_opcheck_passes("lightning_opcheck.py"); }
 
 }  // namespace
 }  // namespace qkr

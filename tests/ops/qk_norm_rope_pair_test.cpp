@@ -2,10 +2,10 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <filesystem>
 
 #include "ops/qk_norm_rope.h"
+#include "tests/ops/opcheck.h"
 #include "tests/support/accuracy.h"
 #include "tests/support/device.h"
 #include "tests/support/fixtures.h"
@@ -187,16 +187,7 @@ TEST_P(QkNormRopePair, ErrorsNameArgumentRuleAndValue) {
 QKR_ON_EVERY_DEVICE(QkNormRopePair);
 
 // Of this operator and of the optimizer's.
-TEST(PointwisePython, OpcheckPasses) {
-  const auto venv = test::source_dir() / "build" / "venv" / "bin" / "python";
-  const std::string python = std::filesystem::exists(venv) ? venv.string() : "/usr/bin/python3";
-  const auto library = std::filesystem::path(QKR_BINARY_DIR) / "lib" / "libqk_restore_ops.so";
-  const auto script = test::source_dir() / "tests" / "ops" / "pointwise_opcheck.py";
-  QKR_NEED_PATH(std::filesystem::path(python));
-  QKR_NEED_PATH(library);
-  if (std::system((python + " -c 'import torch' 2> /dev/null").c_str()) != 0) GTEST_SKIP() << python << " has no torch";
-  EXPECT_EQ(std::system(("OMP_NUM_THREADS=1 " + python + " " + script.string() + " " + library.string()).c_str()), 0);
-}
+TEST(PointwisePython, OpcheckPasses) { test::expect_opcheck_passes("pointwise_opcheck.py"); }
 
 }  // namespace
 }  // namespace qkr

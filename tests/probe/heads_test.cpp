@@ -60,16 +60,7 @@ TEST(NeedlePlace, HoldsTheSentenceAndTheAnswerOfEveryTask) {
 
 // " 1" is one token here: a range that ends between its characters takes it in, one that begins there too.
 TEST(NeedlePlace, ATokenThatARangeCutsBelongsToIt) {
-  TextCodec codec;
-  codec.encode = [](std::string_view text) {
-    std::vector<int32_t> ids;
-    for (size_t i = 0; i < text.size(); ++i) {
-      const bool pair = text[i] == ' ' && i + 1 < text.size() && text[i + 1] == '1';
-      ids.push_back(pair ? 1001 : text[i]);
-      i += pair ? 1 : 0;
-    }
-    return ids;
-  };
+  const TextCodec codec = test::pair_codec();
   const std::string text = "ab 1cd";
   std::vector<int32_t> ids = {7};  // a BOS
   const std::vector<int32_t> body = codec.encode(text);

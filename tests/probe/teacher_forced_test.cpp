@@ -3,27 +3,13 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/byte_codec.h"
 #include "tests/support/tmpdir.h"
 #include "trainer/probe/record.h"
 #include "trainer/probe/summary.h"
 
 namespace qkr {
 namespace {
-
-// One byte a token, but for " 1", which is one of its own.
-TextCodec byte_codec() {
-  TextCodec codec;
-  codec.encode = [](std::string_view text) {
-    std::vector<int32_t> ids;
-    for (size_t i = 0; i < text.size(); ++i) {
-      const bool pair = text[i] == ' ' && i + 1 < text.size() && text[i + 1] == '1';
-      ids.push_back(pair ? 1001 : text[i]);
-      i += pair ? 1 : 0;
-    }
-    return ids;
-  };
-  return codec;
-}
 
 NeedleItem item_of(const std::string& prefix = " it is", const std::string& value = "1234567") {
   NeedleItem item;
@@ -32,7 +18,7 @@ NeedleItem item_of(const std::string& prefix = " it is", const std::string& valu
   item.value = value;
   item.prompt = "Say";
   item.answer_prefix = prefix;
-  item.ids = byte_codec().encode(item.prompt + prefix);
+  item.ids = test::pair_codec().encode(item.prompt + prefix);
   return item;
 }
 
@@ -48,19 +34,19 @@ TEST(TeacherForced, GoldAnswers) {
 }
 
 TEST(TeacherForced, BeginsAtTheFirstTokenThatDiffers) {
-  const ForcedInput plain = forced_input(item_of(), byte_codec());
-  EXPECT_EQ(plain.ids, byte_codec().encode("Say it is 1234567"));
+  const ForcedInput plain = forced_input(item_of(), test::pair_codec());
+  EXPECT_EQ(plain.ids, test::pair_codec().encode("Say it is 1234567"));
   EXPECT_EQ(plain.first, 9);
   // The prefix's last space joins the answer's first digit: the token before it is read again.
   NeedleItem joins = item_of(" it is ", "999");
   joins.task = NeedleTask::kVariableTracking;
   joins.value = "1";
-  joins.ids = byte_codec().encode("Say it is ");
-  const ForcedInput input = forced_input(joins, byte_codec());  // "Say it is" + " " + " 1"
+  joins.ids = test::pair_codec().encode("Say it is ");
+  const ForcedInput input = forced_input(joins, test::pair_codec());  // "Say it is" + " " + " 1"
   EXPECT_EQ(input.first, 10);
   NeedleItem chat = item_of("", "1");
   chat.mode = "chat";
-  TextCodec codec = byte_codec();
+  TextCodec codec = test::pair_codec();
   codec.chat = [](const std::string& message) { return "<" + message + "> "; };
   chat.ids = codec.encode("<Say> ");
   EXPECT_EQ(forced_input(chat, codec).ids, codec.encode("<Say> 1"));
@@ -74,7 +60,7 @@ TEST(TeacherForced, FoundIfEveryTokenIsTheMostLikely) {
     return run_teacher_forced({item_of()}, [&](const std::vector<int32_t>&, int64_t first) {
       EXPECT_EQ(first, 9);
       return AnswerScore{std::vector<double>(ranks.size(), -0.5), ranks};
-    }, byte_codec(), options).at(0);
+    }, test::pair_codec(), options).at(0);
   };
   const ItemResult found = probe({0, 0, 0}), lost = probe({0, 3, 1});
   EXPECT_TRUE(found.hit);

@@ -37,4 +37,19 @@ inline TextCodec letter_codec() {
   return byte_codec([](int32_t id) { return static_cast<char>('0' + id % 64); });
 }
 
+// One byte a token, but for " 1", which is one of its own. It only encodes.
+inline TextCodec pair_codec() {
+  TextCodec codec;
+  codec.encode = [](std::string_view text) {
+    std::vector<int32_t> ids;
+    for (size_t i = 0; i < text.size(); ++i) {
+      const bool pair = text[i] == ' ' && i + 1 < text.size() && text[i + 1] == '1';
+      ids.push_back(pair ? 1001 : text[i]);
+      i += pair ? 1 : 0;
+    }
+    return ids;
+  };
+  return codec;
+}
+
 }  // namespace qkr::test
