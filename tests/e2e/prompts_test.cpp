@@ -2,9 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "tests/e2e/program.h"
+#include "tests/e2e/small_run.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/tmpdir.h"
 
@@ -18,13 +18,6 @@ Outcome ask(const std::string& file, const std::vector<std::string>& more = {}) 
   return run_program(command);
 }
 
-std::vector<nlohmann::json> rows_of(const std::string& file) {
-  std::vector<nlohmann::json> rows;
-  std::istringstream lines(read_file(file));
-  for (std::string line; std::getline(lines, line);) rows.push_back(nlohmann::json::parse(line));
-  return rows;
-}
-
 TEST(OwnPrompts, AreAnsweredScoredAndResumed) {
   TmpDir folder;
   const std::string file = folder.write("sums.jsonl", "{\"prompt\": \"The special magic number\", \"answer\": \"no such answer\"}\n"
@@ -32,14 +25,14 @@ TEST(OwnPrompts, AreAnsweredScoredAndResumed) {
   const std::string output = (folder / "out.jsonl").string();
   const Outcome one = ask(file, {"--samples", "1", "--output", output});
   ASSERT_EQ(one.code, 0) << one.err;
-  ASSERT_EQ(rows_of(output).size(), 1u);
-  std::string said = rows_of(output)[0].at("prediction");
+  ASSERT_EQ(read_rows(output).size(), 1u);
+  std::string said = read_rows(output)[0].at("prediction");
   said = said.substr(0, said.find_last_not_of(" \n") + 1).substr(said.find_first_not_of(" \n"));  // as RULER cleans it
   ASSERT_GT(said.size(), 1u);
 
   const Outcome both = ask(file, {"--output", output, "--resume"});  // the first is in the file
   ASSERT_EQ(both.code, 0) << both.err;
-  const std::vector<nlohmann::json> rows = rows_of(output);
+  const std::vector<nlohmann::json> rows = read_rows(output);
   ASSERT_EQ(rows.size(), 2u);
   for (const nlohmann::json& row : rows) {
     EXPECT_EQ(row.at("task"), "sums");
