@@ -9,5 +9,6 @@ execute_process(
     "import importlib.util as u, os; print(os.path.dirname(u.find_spec('torch').origin))"
   OUTPUT_VARIABLE QKR_TORCH_DIR OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE status ERROR_QUIET)
 if(NOT status EQUAL 0)
-  message(FATAL_ERROR "${QKR_PYTHON} has no torch: run `make deps`, or set -DQKR_PYTHON=/path/to/python with torch 2.11")
+  message(FATAL_ERROR "${QKR_PYTHON} has no torch: pip install 'torch==2.11.*' there (make deps makes build/venv with it), or set "
+    "-DQKR_PYTHON=/path/to/python with torch 2.11")
 endif()

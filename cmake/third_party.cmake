@@ -16,12 +16,16 @@ qkr_need(OpenSSL libssl-dev)
 # The static archive, so that a binary built here runs where another yaml-cpp is installed. It is not position-independent (Debian 12):
 # shared libraries take the shared one, which the wheel then carries along.
 find_library(QKR_YAML_CPP_ARCHIVE NAMES libyaml-cpp.a)
+set(QKR_YAML_TARGET yaml-cpp)  # its name before 0.8
+if(TARGET yaml-cpp::yaml-cpp)
+  set(QKR_YAML_TARGET yaml-cpp::yaml-cpp)
+endif()
 add_library(qkr_yaml INTERFACE)
 if(QKR_YAML_CPP_ARCHIVE)
   target_link_libraries(qkr_yaml INTERFACE
-    $<IF:$<STREQUAL:$<TARGET_PROPERTY:TYPE>,SHARED_LIBRARY>,yaml-cpp,${QKR_YAML_CPP_ARCHIVE}>)
+    $<IF:$<STREQUAL:$<TARGET_PROPERTY:TYPE>,SHARED_LIBRARY>,${QKR_YAML_TARGET},${QKR_YAML_CPP_ARCHIVE}>)
 else()
-  target_link_libraries(qkr_yaml INTERFACE yaml-cpp)
+  target_link_libraries(qkr_yaml INTERFACE ${QKR_YAML_TARGET})
 endif()
 
 # Torch as a system include. libtorch_cuda is found by the loader; nothing of ours refers to it but ops.
