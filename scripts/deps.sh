@@ -22,8 +22,14 @@ if ((${#missing[@]})); then
   "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
-if ! command -v cargo >/dev/null; then
-  echo "deps: cargo is missing: install Rust 1.85 or newer (rustup.rs, or apt-get install cargo-1.85 rustc-1.85)" >&2
+# As CMake looks for it: distributions name a newer one cargo-1.85, beside an older cargo or none.
+new_enough() { [[ $("$1" --version 2>/dev/null) =~ ^cargo\ 1\.([0-9]+) ]] && ((BASH_REMATCH[1] >= 85)); }
+cargo=
+for candidate in cargo "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" /usr/bin/cargo-1.*; do
+  if new_enough "$candidate"; then cargo=$candidate; break; fi
+done
+if [[ -z $cargo ]]; then
+  echo "deps: cargo 1.85 or newer is missing: rustup.rs, or on Ubuntu 24.04 apt-get install cargo-1.85, on Debian 12 cargo-web rustc-web" >&2
   exit 1
 fi
 
@@ -35,7 +41,7 @@ echo "== installing torch 2.11, the CUDA 13.0 toolkit, cmake and ninja into $ven
 "$venv/bin/python" -m pip install -q --disable-pip-version-check "torch==2.11.*" "cmake>=3.28" ninja \
   "cuda-toolkit[nvcc,crt,nvvm,cccl,cudart,cublas,cusolver,cusparse,nvrtc]==13.0.*" \
   "transformers==4.57.6" numpy \
-  "trl==0.29.1" "pytest>=9,<10" "scikit-build-core==1.1.2"  # what the wheel and the callback are tested with, 100 MB
+  "trl==0.29.1" "peft==0.21.2" "pytest>=9,<10" "scikit-build-core==1.1.2"  # what the wheel and the callback are tested with, 110 MB
 
 # The wheels ship lib*.so.<n> alone and no lib64: linkers and nvcc look for both.
 cuda=$("$venv/bin/python" -c 'import torch, os; print(os.path.join(os.path.dirname(os.path.dirname(torch.__file__)), "nvidia", "cu13"))')
