@@ -55,7 +55,11 @@ set(CPACK_ARCHIVE_COMPONENT_INSTALL ON)
 set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_STRIP_FILES ON)
 set(CPACK_PACKAGING_INSTALL_PREFIX /opt/qk-restore)  # its libraries are not for the whole system
-set(CPACK_DEBIAN_PACKAGE_DEPENDS "libc6 (>= 2.36), libstdc++6 (>= 12), libgcc-s1")
+# What it is built with: Debian 12 has glibc 2.36 and GCC 12, Ubuntu 24.04 2.39 and 13.
+execute_process(COMMAND getconf GNU_LIBC_VERSION OUTPUT_VARIABLE libc COMMAND_ERROR_IS_FATAL ANY)
+string(REGEX MATCH "[0-9.]+" libc "${libc}")
+string(REGEX MATCH "^[0-9]+" libstdcxx "${CMAKE_CXX_COMPILER_VERSION}")
+set(CPACK_DEBIAN_PACKAGE_DEPENDS "libc6 (>= ${libc}), libstdc++6 (>= ${libstdcxx}), libgcc-s1")
 set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "python3, python3-venv")
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
