@@ -1,17 +1,29 @@
-# Everything that is not ours, as targets. A missing package is named with what installs it; nothing is downloaded here.
-function(qkr_need package debian)
+# Everything that is not ours, as targets. What is missing is named with what installs it; nothing is downloaded here.
+function(qkr_find package debian)
   find_package(${package} QUIET ${ARGN})
   if(NOT ${package}_FOUND)
-    message(FATAL_ERROR "${package} is missing: apt-get install ${debian} (or run `make deps`)")
+    set(QKR_MISSING ${QKR_MISSING} ${package} PARENT_SCOPE)
+    set(QKR_MISSING_PACKAGES "${QKR_MISSING_PACKAGES} ${debian}" PARENT_SCOPE)
   endif()
+endfunction()
+function(qkr_need_found)
+  if(QKR_MISSING)
+    list(JOIN QKR_MISSING ", " names)
+    message(FATAL_ERROR "missing: ${names}: apt-get install${QKR_MISSING_PACKAGES} (or run `make deps`)")
+  endif()
+endfunction()
+function(qkr_need package debian)
+  qkr_find(${package} "${debian}" ${ARGN})
+  qkr_need_found()
 endfunction()
 
 find_package(Threads REQUIRED)
-qkr_need(nlohmann_json nlohmann-json3-dev)
-qkr_need(CLI11 libcli11-dev)
-qkr_need(yaml-cpp libyaml-cpp-dev)
+qkr_find(nlohmann_json nlohmann-json3-dev)
+qkr_find(CLI11 libcli11-dev)
+qkr_find(yaml-cpp libyaml-cpp-dev)
 set(OPENSSL_USE_STATIC_LIBS ON)
-qkr_need(OpenSSL libssl-dev)
+qkr_find(OpenSSL libssl-dev)
+qkr_need_found()  # all at once
 
 # The static archive, so that a binary built here runs where another yaml-cpp is installed. It is not position-independent (Debian 12):
 # shared libraries take the shared one, which the wheel then carries along.
