@@ -193,6 +193,15 @@ def test_the_probe_measures_what_the_program_measures(tmp_path, reading):
             assert row["answer_logprob"] == pytest.approx(other["answer_logprob"], abs=1e-4)
 
 
+def test_decoding_goes_on_from_the_model_s_cache():
+    model, lengths = make("llama"), []
+    model.register_forward_pre_hook(lambda module, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True)
+    probe = qk_restore.RecallProbe(model, tokenizer(), prefill_chunk=100, **PROBE)
+    probe._measure_one(0, "end", 0)
+    assert sum(lengths[:3]) == len(probe.prompt_ids(0)) and lengths[:2] == [100, 100]
+    assert len(lengths) > 4 and set(lengths[3:]) == {1}
+
+
 def test_a_model_that_finds_the_needle_is_seen_to(tmp_path):
     """The hit path: a model of which the next token is always the answer's."""
     words = tokenizer()

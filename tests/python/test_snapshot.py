@@ -187,7 +187,7 @@ def test_models_that_cannot_be_told_are_refused():
         qk_restore.Snapshot(torch.nn.Linear(2, 2))
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE))
-    with pytest.raises(ValueError, match="must be whole on its device"):
+    with pytest.raises(ValueError, match="must be whole on each rank, got a shard or a placeholder"):
         qk_restore.Snapshot(model)
 
 

@@ -1,5 +1,6 @@
 """The wheel of this build, in an environment of its own: what is in it, its programs, and the README's lines as they stand there."""
 
+import importlib.metadata
 import os
 import pathlib
 import re
@@ -104,3 +105,17 @@ def test_the_torch_it_says_it_needs_is_the_one_it_checks():
     assert f'"torch=={load.BUILT_FOR}.*"' in (ROOT / "pyproject.toml").read_text()
     assert torch.__version__.startswith(load.BUILT_FOR + ".")
     assert f"find_package(Torch {load.BUILT_FOR} " in (ROOT / "cmake/FindTorchWheel.cmake").read_text()
+
+
+def test_one_toolkit_in_every_place_that_names_it():
+    """README's line from nothing, what CMake asks for where nvcc is missing, and what `make deps` installs."""
+    texts = [(ROOT / file).read_text() for file in ("README.md", "cmake/CudaWheel.cmake", "scripts/deps.sh")]
+    named = [re.findall(r"cuda-toolkit\[[^\]]*\]==[0-9.*]+", text) for text in texts]
+    assert all(len(set(each)) == 1 for each in named) and named[0] == named[1] == named[2], named
+
+
+def test_the_extra_brings_what_a_trainer_asks_for(environment):
+    metadata = next(environment[1].glob("qk_restore-*.dist-info/METADATA")).read_text()
+    extra = re.findall(r"^Requires-Dist: (\w+).*extra == [\"']hf[\"']", metadata, re.M)
+    asked = [line for line in importlib.metadata.requires("transformers") if re.search("extra == [\"']torch[\"']", line)]
+    assert {re.match(r"\w+", line).group() for line in asked} <= {*extra, "torch"}, (extra, asked)

@@ -64,7 +64,8 @@ class RecallCallback(transformers.TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, processing_class=None, **kwargs):
         if getattr(args, "fsdp", None) or (getattr(args, "hf_deepspeed_config", None) is not None and args.hf_deepspeed_config.is_zero3()):
-            raise ValueError("RecallCallback: the weights must be whole on each rank, got FSDP or ZeRO-3")
+            raise ValueError("RecallCallback: the weights must be whole on each rank, got FSDP or ZeRO-3; restore the saved folders with the "
+                             "program qk-restore instead")
         self.report = self._measured_at = None
         self.snapshot = self._take_snapshot(args, state, model)
         reason = self.snapshot.refusal(self.method, **self.restore_options)

@@ -58,10 +58,13 @@ def _tensors_of(name: str, module: torch.nn.Module) -> list[dict[str, str]]:
         inner = getattr(module, child, None)
         for leaf, _ in inner.named_parameters() if isinstance(inner, torch.nn.Module) else ():
             if leaf not in ("weight", "bias"):
-                raise ValueError(f"{name}.{child}: must be one plain linear layer, got the parameter {leaf}; merge adapters first "
-                                 "(peft: merge_and_unload), and dequantize")
+                raise ValueError(f"{name}.{child}: must be one plain linear layer, got the parameter {leaf}; take the snapshot before "
+                                 "adapters are put in and restore after they are merged (peft: merge_and_unload), and dequantize")
             role = "bias" if leaf == "bias" else "gain" if child.endswith("norm") else "weight"
             tensors.append({"part": part, "role": role, "name": f"{name}.{child}.{leaf}"})
+        if child in ("q_proj", "k_proj") and not any(tensor["name"] == f"{name}.{child}.weight" for tensor in tensors):
+            raise ValueError(f"model: {name}.{child} must have a parameter weight of its own, got none (FSDP keeps it in a flat one); "
+                             "gather it first")
     return tensors
 
 

@@ -49,6 +49,8 @@ class RecallProbe:
             self._probe = torch.classes.qk_restore.NeedleProbe(folder, json.dumps(options), _eos_ids(model), json.dumps(labels))
         parameters = inspect.signature(model.forward).parameters
         self._keeps_last = "logits_to_keep" in parameters
+        newer = "cache" in parameters and "past_key_values" not in parameters  # its name in transformers 5.24
+        self._cache = "cache" if newer else "past_key_values"
 
     def __len__(self) -> int:
         return self._probe.size()
@@ -109,8 +111,8 @@ class RecallProbe:
     def _forward(self, ids: Tensor, cache: Any, keep: int) -> tuple[Tensor, Any]:
         """Logits [keep, V] of the last tokens of ids [T], and the cache behind them (None: the model keeps none)."""
         extra = {"logits_to_keep": keep} if self._keeps_last else {}
-        out = self.model(input_ids=ids[None], past_key_values=cache, use_cache=True, **extra)
-        return out.logits[0, -keep:], getattr(out, "past_key_values", None)
+        out = self.model(input_ids=ids[None], use_cache=True, **{self._cache: cache}, **extra)
+        return out.logits[0, -keep:], getattr(out, self._cache, None)
 
     def _prefill(self, ids: Tensor, keep: int) -> tuple[Tensor, Any]:
         ids = ids.to(next(self.model.parameters()).device)

@@ -2,7 +2,8 @@
 
 import json
 import os
-from typing import Any, Optional, Union
+import sys
+from typing import Any, Iterable, Optional, Union
 
 import torch
 
@@ -15,10 +16,51 @@ def _options(**values: Any) -> str:
     return json.dumps({key: value for key, value in values.items() if value is not None})
 
 
+_INSTEAD = "; restore the saved folders with the program qk-restore instead"
+
+
+def _refuse_fsdp(model: torch.nn.Module) -> None:
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # never imported here: whoever shards has done that
+    kinds = tuple(getattr(fsdp, kind) for kind in ("FullyShardedDataParallel", "FSDPModule") if hasattr(fsdp, kind))
+    sharded = next((module for module in model.modules() if isinstance(module, kinds)), None)
+    if sharded is not None:
+        raise ValueError(f"model: must be whole on each rank, got {type(sharded).__name__} (FSDP){_INSTEAD}")
+
+
+def _not_whole(name: str, weight: torch.Tensor) -> str:
+    """What stands in the weight's place, "" if it is the weight itself."""
+    if hasattr(weight, "device_mesh"):
+        return "a DTensor (FSDP, tensor parallel)"
+    if hasattr(weight, "ds_id"):  # also while it is gathered: what is written then may be lost
+        return "a parameter of DeepSpeed's ZeRO-3"
+    is_shard = weight.numel() == 0 or (name.endswith("proj.weight") and weight.dim() == 1)
+    return f"a shard or a placeholder (shape {tuple(weight.shape)})" if weight.is_meta or is_shard else ""
+
+
+def _whole_weights(model: torch.nn.Module, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The model's parameters of these names as they are now. ValueError in one line for one that is absent or not whole."""
+    _refuse_fsdp(model)
+    parameters = dict(model.named_parameters())
+    weights = {}
+    for name in names:
+        weight = parameters.get(name)
+        if weight is None:
+            raise ValueError(f"model: must have the parameter {name}, got none of that name; adapters must be merged "
+                             "(peft: merge_and_unload), and shards gathered")
+        got = _not_whole(name, weight)
+        if got:
+            raise ValueError(f"model: {name} must be whole on each rank, got {got}{_INSTEAD}")
+        weights[name] = weight
+    return weights
+
+
 class Snapshot:
     """The attention weights of `model` now, on the CPU, in their dtype: q, k and v of its softmax layers unless more is asked for.
 
-    model: a transformers model on any device, whole (not sharded by FSDP or ZeRO-3), without adapters.
+    model: a transformers model on any device, whole (not sharded by FSDP, ZeRO-3 or tensor parallelism), without adapters.
+    LoRA on q_proj or k_proj: take the snapshot before the adapters are put in (peft: get_peft_model) and restore after merge_and_unload(),
+    when the weights are what training made of them. In between, restore() refuses: a base weight under an adapter has not moved, and the
+    adapter would go on adding what has. If `plain` is all that is wanted, leave both out of target_modules, and nothing has to go back.
     layers, parts, method: what a later restore will want beyond that, as in restore(); parts="mixer" keeps all of each mixer.
     softmax_layers: 0-based numbers, only where the model's config does not tell the kinds of its layers.
     ValueError if the model's layers cannot be told, or lack what is asked for.
@@ -26,11 +68,12 @@ class Snapshot:
 
     def __init__(self, model: torch.nn.Module, *, method: Optional[str] = None, layers: Layers = "softmax", parts: str = "qk",
                  softmax_layers: Optional[list[int]] = None):
+        _refuse_fsdp(model)  # before its layers are looked for, which it hides
         self.model = model
         self.layers, self._unknown = describe_layers(model, softmax_layers)
-        self._weights = self._live_weights()
+        weights = _whole_weights(model, [tensor["name"] for layer in self.layers for tensor in layer["tensors"]])
         self._keep = _options(method=method or ("qkv" if parts == "qk" else "plain"), layers=layers, parts=parts)
-        names, tensors = list(self._weights), [w.detach() for w in self._weights.values()]
+        names, tensors = list(weights), [w.detach() for w in weights.values()]
         self._snapshot = torch.classes.qk_restore.Snapshot(names, tensors, json.dumps(self.layers), self._keep)
 
     def save(self, path: Union[str, os.PathLike]) -> None:
@@ -47,27 +90,14 @@ class Snapshot:
         snapshot = cls.__new__(cls)
         snapshot.model, snapshot.layers = model, json.loads(state["layers"])
         snapshot._unknown, snapshot._keep = state["unknown"], state["keep"]
-        snapshot._weights = snapshot._live_weights()
+        weights = _whole_weights(model, state["tensors"])
         for name, kept in state["tensors"].items():
-            live = snapshot._weights[name]
+            live = weights[name]
             if live.shape != kept.shape or live.dtype != kept.dtype:
                 raise ValueError(f"{path}: {name} must be {tuple(live.shape)} {live.dtype} as in the model, got {tuple(kept.shape)} {kept.dtype}")
         snapshot._snapshot = torch.classes.qk_restore.Snapshot(list(state["tensors"]), list(state["tensors"].values()), state["layers"],
                                                                snapshot._keep)
         return snapshot
-
-    def _live_weights(self) -> dict[str, torch.Tensor]:
-        parameters = dict(self.model.named_parameters())
-        weights = {}
-        for layer in self.layers:
-            for tensor in layer["tensors"]:
-                weight = parameters.get(tensor["name"])
-                if weight is None:
-                    raise ValueError(f"model: must have the parameter {tensor['name']}, got none of that name")
-                if hasattr(weight, "device_mesh") or weight.numel() == 0 or weight.is_meta:
-                    raise ValueError(f"model: {tensor['name']} must be whole on its device, got a shard or a placeholder (FSDP, ZeRO-3, meta)")
-                weights[tensor["name"]] = weight
-        return weights
 
     def restore(self, method: str = "procrustes", *, anchor: Optional[float] = None, ridge: Optional[float] = None, layers: Layers = "softmax",
                 parts: str = "qk", biases: bool = True, qk_norm: bool = False, model: Optional[torch.nn.Module] = None) -> dict:
@@ -84,9 +114,8 @@ class Snapshot:
         reason = self.refusal(method, anchor=anchor, ridge=ridge, layers=layers, parts=parts, biases=biases, qk_norm=qk_norm)
         if reason:
             raise ValueError(reason)
-        weights = self._weights if model is None else dict(model.named_parameters())
-        kept = [name for name in self._snapshot.names() if name in weights]
-        report = self._snapshot.restore(kept, [weights[name].detach() for name in kept], options)
+        weights = _whole_weights(self.model if model is None else model, self._snapshot.names())
+        report = self._snapshot.restore(list(weights), [weight.detach() for weight in weights.values()], options)
         return json.loads(report)
 
     def refusal(self, method: str, **options: Any) -> str:
