@@ -191,6 +191,19 @@ def test_models_that_cannot_be_told_are_refused():
         qk_restore.Snapshot(model)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_quantized_weights_are_refused(dtype):
+    model = make("llama")
+    snapshot = qk_restore.Snapshot(model)
+    for layer in model.model.layers:
+        for linear in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+            linear.weight = torch.nn.Parameter(linear.weight.detach().to(dtype), requires_grad=False)
+    text = f"^model: model.layers.0.self_attn.q_proj.weight must be float32, bfloat16, float16 or float64, got {dtype}; dequantize first$"
+    for action in (lambda: qk_restore.Snapshot(model), lambda: snapshot.restore("plain")):
+        with pytest.raises(ValueError, match=text):
+            action()
+
+
 class PutBack(torch.nn.Module):
     """The restore as a TorchScript module that carries its snapshot: what a program without Python loads."""
 

@@ -16,6 +16,7 @@ def _options(**values: Any) -> str:
     return json.dumps({key: value for key, value in values.items() if value is not None})
 
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _INSTEAD = "; restore the saved folders with the program qk-restore instead"
 
 
@@ -50,6 +51,8 @@ def _whole_weights(model: torch.nn.Module, names: Iterable[str]) -> dict[str, to
         got = _not_whole(name, weight)
         if got:
             raise ValueError(f"model: {name} must be whole on each rank, got {got}{_INSTEAD}")
+        if weight.dtype not in _DTYPES:  # its scales lie elsewhere and would not go back with it
+            raise ValueError(f"model: {name} must be float32, bfloat16, float16 or float64, got {weight.dtype}; dequantize first")
         weights[name] = weight
     return weights
 
