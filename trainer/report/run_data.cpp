@@ -74,12 +74,24 @@ void read_lines(const fs::path& path, const char* absent, std::vector<std::strin
                                                refused.size() == 1 ? "was" : "were", " left out."));
 }
 
-std::vector<LogRow> read_log(const fs::path& path, std::vector<std::string>& notes) {
+using HookValues = std::map<std::string, std::map<int64_t, std::optional<double>>>;  // by metric, by step
+
+void take_hook_values(const Json& row, int64_t step, HookValues& values) {
+  constexpr std::string_view kPrefix = "hook/";
+  for (const auto& [key, value] : row.items()) {
+    if (!starts_with(key, kPrefix) || !(value.is_number() || value.is_null())) continue;
+    values[key.substr(kPrefix.size())][step] = value.is_number() ? std::optional<double>(value.get<double>()) : std::nullopt;
+  }
+}
+
+std::vector<LogRow> read_log(const fs::path& path, std::vector<std::string>& notes, std::vector<HookCurve>* hooks) {
   std::map<int64_t, LogRow> by_step;
+  HookValues hook_values;
   size_t again = 0;
   read_lines(path, "the page has no loss curve.", notes, [&](const Json& json) {
     const std::optional<double> step = find_number(json, "step");
     if (!step) return false;
+    take_hook_values(json, static_cast<int64_t>(*step), hook_values);
     if (json.contains("event")) return true;  // what a hook measured between the steps
     LogRow row;
     row.step = static_cast<int64_t>(*step);
@@ -100,6 +112,7 @@ std::vector<LogRow> read_log(const fs::path& path, std::vector<std::string>& not
                                         " twice, as after a resume; the later row counts."));
   std::vector<LogRow> rows;
   for (auto& [step, row] : by_step) rows.push_back(row);
+  for (const auto& [name, values] : hook_values) hooks->push_back({name, {values.begin(), values.end()}});
   return rows;
 }
 
@@ -202,7 +215,7 @@ RunData read_run(const fs::path& folder) {
   run.config_text = *config;
   run.summary = read_object(folder / "summary.json", run.notes);
   if (!fs::exists(folder / "summary.json")) run.notes.push_back("There is no summary.json: the run has not ended, or was killed.");
-  run.log = read_log(folder / "log.jsonl", run.notes);
+  run.log = read_log(folder / "log.jsonl", run.notes, &run.hooks);
   run.probe = read_probe(folder / "probe.jsonl", run.notes);
   const auto is_forced = [](const ProbeRow& row) { return row.reading == "teacher_forced"; };
   if (!std::all_of(run.probe.begin(), run.probe.end(), is_forced)) {

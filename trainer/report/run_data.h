@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -15,6 +16,12 @@ namespace qkr {
 struct LogRow {
   int64_t step = 0;
   std::optional<double> loss, grad_norm, lr, tokens, tokens_seen, trained_tokens, seconds, tokens_per_second, memory_bytes;
+};
+
+// What a hook measured, one metric over the steps: "drift/routing/rotation". In a step's row or in one of its own.
+struct HookCurve {
+  std::string name;
+  std::vector<std::pair<int64_t, std::optional<double>>> points;  // step (ascending), value; nullopt: null, as JSON has no NaN
 };
 
 // A row of probe.jsonl: one prompt, measured once.
@@ -45,6 +52,7 @@ struct RunData {
   std::string config_text;          // config.yaml as it is
   std::string model, method;        // from the summary, else restore.json, else config.yaml; "" if none says
   std::vector<LogRow> log;          // ascending steps; of a step logged twice (a resumed run), the later row
+  std::vector<HookCurve> hooks;     // of log.jsonl too, by name; of a step measured twice, the later value
   std::vector<ProbeRow> probe;      // in the file's order; where there are two readings of the prompts, that which is scored
   std::vector<ProbeRow> forced;     // the other one: teacher_forced
   std::vector<HeadRow> heads;       // likewise; empty where nobody looked at heads

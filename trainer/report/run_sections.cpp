@@ -149,7 +149,7 @@ std::string training_section(const RunData& run) {
       "<span class=\"hint\" id=\"smooth-hint\"></span><span class=\"hint\">Drag to zoom, double-click to reset.</span></div>\n"
       "<div class=\"chart\" id=\"chart-loss\"></div>\n<div class=\"chart\" id=\"chart-norm\"></div>\n"
       "<noscript><p class=\"hint\">The curves are drawn by a script in this page; the numbers are below.</p></noscript>\n",
-      html::details("Numbers by step", log_table(run)), "</section>\n");
+      hook_curves(run.hooks), html::details("Numbers by step", log_table(run)), "</section>\n");
 }
 
 std::string config_section(const RunData& run) {
