@@ -89,6 +89,7 @@ TEST(Engine, GivesTheTextsOfOneAtATimeInTheirOrder) {
         EXPECT_EQ(use.prefilled_tokens, use.prompt_tokens);
       }
       EXPECT_EQ(use.batch, batch == 0 ? 8 : batch);
+      EXPECT_EQ(use.peak_bytes, 0);  // a CPU
     }
   }
 }
@@ -125,12 +126,15 @@ TEST(Engine, SaysWhatItDid) {
   EngineUse use;
   EXPECT_EQ(use_text(use), "");
   use.prompts = 2, use.prompt_tokens = 400, use.prefilled_tokens = 204, use.prefill_seconds = 2;
-  EXPECT_EQ(use_text(use), "prefilled 204 of 400 prompt tokens (51%, beginnings that prompts share once), 102 a second");
-  use.steps = 10, use.new_tokens = 20, use.step_seconds = 0.015, use.batch = 2, use.not_recorded = "a CPU has none";
-  EXPECT_EQ(use_text(use), "prefilled 204 of 400 prompt tokens (51%, beginnings that prompts share once), 102 a second; decoded 20 tokens, "
-                           "up to 2 prompts at a time, 1.50 ms a step, no CUDA graph: a CPU has none");
+  EXPECT_EQ(use_text(use), "prefilled 204 of 400 prompt tokens (51%, beginnings that prompts share once) in 2.00 s, 102 a second");
+  use.steps = 10, use.new_tokens = 20, use.step_seconds = 0.15, use.batch = 2, use.not_recorded = "a CPU has none";
+  EXPECT_EQ(use_text(use), "prefilled 204 of 400 prompt tokens (51%, beginnings that prompts share once) in 2.00 s, 102 a second; decoded 20 tokens in "
+                           "0.15 s, up to 2 prompts at a time, 15.00 ms a step, no CUDA graph: a CPU has none");
   use.not_recorded.clear();
-  EXPECT_NE(use_text(use).find("ms a step, one CUDA graph a step"), std::string::npos);
+  use.peak_bytes = int64_t{3} << 29;
+  EXPECT_NE(use_text(use).find("ms a step, one CUDA graph a step; the process held 1.5 GiB of GPU memory at most"), std::string::npos) << use_text(use);
+  use.new_tokens = 0;
+  EXPECT_NE(use_text(use).find("102 a second; the process held 1.5 GiB of GPU memory at most"), std::string::npos) << use_text(use);
 }
 
 }  // namespace

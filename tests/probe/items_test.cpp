@@ -3,10 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <cctype>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
 #include <set>
+#include <thread>
+#include <utility>
 
 #include <nlohmann/json.hpp>
 
+#include "tests/support/byte_codec.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/tmpdir.h"
 #include "trainer/probe/generated_text.h"
@@ -206,6 +212,54 @@ TEST(Items, AreTheSameWhateverTheSearchBeganWith) {
     EXPECT_EQ(items[i].id, far.id);
     EXPECT_EQ(items[i].ids, alone.ids);
   }
+}
+
+TEST(Items, ThreadsAndPartsOfACellGiveTheSame) {
+  const TextCodec alone = test::byte_codec();
+  std::mutex mutex;
+  std::condition_variable another;
+  std::set<std::thread::id> threads;
+  const bool cores = std::thread::hardware_concurrency() > 1;
+  bool waited = false;
+  TextCodec many = alone;
+  many.many_threads = true;
+  many.encode = [&](std::string_view text) {  // nobody gets on before a second thread has come
+    std::unique_lock<std::mutex> lock(mutex);
+    threads.insert(std::this_thread::get_id());
+    another.notify_all();
+    EXPECT_TRUE(!cores || another.wait_for(lock, std::chrono::seconds(60), [&] { return threads.size() > 1; }));
+    lock.unlock();
+    return alone.encode(text);
+  };
+  const Haystack haystack = generated_haystack();
+  ProbeConfigSection config = small_config();
+  config.lengths = {1500, 6000};
+  const std::vector<NeedleItem> want = draw_items(config, &haystack, alone);
+  const std::vector<NeedleItem> got = draw_items(config, &haystack, many);
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < want.size(); ++i) {
+    EXPECT_EQ(got[i].id, want[i].id);
+    EXPECT_EQ(got[i].ids, want[i].ids);
+  }
+  const std::vector<NeedleItem> part = draw_cell(config, want[8].task, want[8].length, 2, 4, &haystack, many);
+  ASSERT_EQ(part.size(), 4u);
+  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(part[i].id, want[8 + i].id);
+  EXPECT_TRUE(draw_cell(config, want[8].task, want[8].length, 2, 0, &haystack, many).empty());
+  config.lengths = {6000, 500};
+  EXPECT_EQ(QKR_MESSAGE_OF(draw_items(config, &haystack, many)), QKR_MESSAGE_OF(draw_items(config, &haystack, alone)));
+  threads.clear();
+  many.many_threads = false;  // of a program in one thread
+  many.encode = [&](std::string_view text) {
+    std::unique_lock<std::mutex> lock(mutex);
+    threads.insert(std::this_thread::get_id());
+    another.notify_all();
+    if (!std::exchange(waited, true)) another.wait_for(lock, std::chrono::milliseconds(100), [&] { return threads.size() > 1; });
+    lock.unlock();
+    return alone.encode(text);
+  };
+  config.lengths = {1500};
+  EXPECT_EQ(draw_items(config, &haystack, many).size(), 18u);
+  EXPECT_EQ(threads.size(), 1u);
 }
 
 TEST(Items, LongPromptsAreEncodedSeldom) {

@@ -1,16 +1,12 @@
 #include "trainer/data/dataset.h"
 
 #include <algorithm>
-#include <atomic>
-#include <exception>
-#include <functional>
 #include <limits>
-#include <mutex>
-#include <thread>
 #include <utility>
 
 #include "trainer/core/digest.h"
 #include "trainer/core/error.h"
+#include "trainer/core/parallel.h"
 #include "trainer/core/text.h"
 #include "trainer/data/row.h"
 #include "trainer/io/mapped_file.h"
@@ -36,35 +32,6 @@ void find_lines(const MappedFile& map, int64_t file, int64_t limit, std::vector<
     if (text.find_first_not_of(" \t\r") != std::string_view::npos) lines.push_back({file, number, text});
     begin = newline + 1;
   }
-}
-
-// work(0) ... work(count - 1), on all cores. Rethrows the error of the lowest index, so that the same file always gives the
-// same message: every index below a failed one was taken before it, and is finished.
-void for_all(size_t count, const std::function<void(size_t)>& work) {
-  std::atomic<size_t> next{0};
-  std::mutex mutex;
-  size_t failed = std::numeric_limits<size_t>::max();
-  std::exception_ptr error;
-  const auto loop = [&] {
-    for (size_t i = next++; i < count; i = next++) {
-      try {
-        work(i);
-      } catch (...) {
-        const std::lock_guard<std::mutex> lock(mutex);
-        next = count;
-        if (i < failed) {
-          failed = i;
-          error = std::current_exception();
-        }
-      }
-    }
-  };
-  const size_t threads = std::min<size_t>(std::max(1u, std::thread::hardware_concurrency()), count);
-  std::vector<std::thread> others;
-  for (size_t i = 1; i < threads; ++i) others.emplace_back(loop);
-  loop();
-  for (std::thread& other : others) other.join();
-  if (error) std::rethrow_exception(error);
 }
 
 // Applies over_length and no_label to the rows, in order, and keeps count.

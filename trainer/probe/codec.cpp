@@ -11,6 +11,7 @@ TextCodec text_codec(const TextModel& text) {
   if (!text.tokenizer) fail(text.folder, ": the probe needs a tokenizer");
   const std::shared_ptr<const Tokenizer> tokenizer = text.tokenizer;
   TextCodec codec;
+  codec.many_threads = true;
   codec.encode = [tokenizer](std::string_view bytes) { return tokenizer->ids(bytes); };
   codec.decode = [tokenizer](const std::vector<int32_t>& ids) {
     return tokenizer->decode(ids, /*skip_special=*/true);

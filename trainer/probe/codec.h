@@ -17,6 +17,7 @@ struct TextCodec {
   std::vector<int32_t> input_prefix = {};  // what it puts before every input (a BOS), or none
   // A user's turn in the model's chat template, up to where the assistant begins. Empty: it has none.
   std::function<std::string(const std::string&)> chat = {};
+  bool many_threads = false;  // encode and chat may be called from several threads at once
 };
 
 // Keeps the tokenizer alive. The prefix is what its post-processor puts before a text.

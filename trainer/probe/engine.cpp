@@ -1,5 +1,7 @@
 #include "trainer/probe/engine.h"
 
+#include <ATen/DeviceAccelerator.h>
+
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -28,6 +30,12 @@ class Clock {
  private:
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
+
+int64_t peak_bytes(at::Device device) {
+  if (!device.is_cuda()) return 0;
+  const auto stats = at::accelerator::getDeviceStats(device.index());
+  return stats.reserved_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+}
 
 // [begin, end) of requests that follow one another and are of one cell length.
 template <class Request, class Visit>
@@ -161,27 +169,32 @@ void read_section(const Decoder& decoder, const std::vector<ReadRequest>& reques
 
 std::string use_text(const EngineUse& use) {
   if (use.prompts == 0) return "";
-  const auto each_second = [](int64_t count, double seconds) {
-    return seconds > 0 ? concat(", ", fixed(static_cast<double>(count) / seconds, 0), " a second") : "";
+  const auto in_seconds = [](int64_t count, double seconds) {
+    return seconds > 0 ? concat(" in ", fixed(seconds, 2), " s, ", fixed(static_cast<double>(count) / seconds, 0), " a second") : "";
   };
   std::string text = concat("prefilled ", use.prefilled_tokens, " of ", use.prompt_tokens, " prompt tokens (",
                             fixed(100.0 * static_cast<double>(use.prefilled_tokens) / static_cast<double>(use.prompt_tokens), 0),
-                            "%, beginnings that prompts share once)", each_second(use.prefilled_tokens, use.prefill_seconds));
-  if (use.new_tokens == 0) return text;
-  text += concat("; decoded ", use.new_tokens, " tokens, ", use.batch == 1 ? std::string("one prompt") : std::string("up to ") + std::to_string(use.batch) + " prompts", " at a time");
-  if (use.steps > 0) text += concat(", ", fixed(1e3 * use.step_seconds / static_cast<double>(use.steps), 2), " ms a step");
-  return text + (use.not_recorded.empty() ? ", one CUDA graph a step" : concat(", no CUDA graph: ", use.not_recorded));
+                            "%, beginnings that prompts share once)", in_seconds(use.prefilled_tokens, use.prefill_seconds));
+  if (use.new_tokens > 0) {
+    text += concat("; decoded ", use.new_tokens, " tokens", use.steps > 0 ? concat(" in ", fixed(use.step_seconds, 2), " s") : "", ", ",
+                   use.batch == 1 ? std::string("one prompt") : concat("up to ", use.batch, " prompts"), " at a time");
+    if (use.steps > 0) text += concat(", ", fixed(1e3 * use.step_seconds / static_cast<double>(use.steps), 2), " ms a step");
+    text += use.not_recorded.empty() ? ", one CUDA graph a step" : concat(", no CUDA graph: ", use.not_recorded);
+  }
+  return text + (use.peak_bytes > 0 ? concat("; the process held ", human_bytes(use.peak_bytes), " of GPU memory at most") : "");
 }
 
 TextEngine text_engine(const Decoder& decoder, const EngineOptions& options, EngineUse* use) {
   return [&decoder, options, use](const std::vector<TextRequest>& requests) {
     for_each_section(requests, [&](const std::vector<TextRequest>& section) { TextSection(decoder, section, options, use).run(); });
+    use->peak_bytes = peak_bytes(decoder.device());
   };
 }
 
 ReadEngine read_engine(const Decoder& decoder, const EngineOptions& options, EngineUse* use) {
   return [&decoder, options, use](const std::vector<ReadRequest>& requests) {
     for_each_section(requests, [&](const std::vector<ReadRequest>& section) { read_section(decoder, section, options, use); });
+    use->peak_bytes = peak_bytes(decoder.device());
   };
 }
 

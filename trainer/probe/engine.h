@@ -24,10 +24,11 @@ struct EngineUse {
   int64_t steps = 0, new_tokens = 0;  // a step gives each of the prompts that still go on a token
   double step_seconds = 0;
   int64_t batch = 0;         // the largest that was used
+  int64_t peak_bytes = 0;    // of GPU memory that the process held at most so far, weights included; 0 on a CPU
   std::string not_recorded;  // why steps were launched kernel by kernel; "": they were not
 };
 
-// "prefilled 41,210 of 80,412 prompt tokens (51%), 12,345 a second; ...".
+// "prefilled 41210 of 80412 prompt tokens (51%, ...) in 3.34 s, 12345 a second; decoded ...; the process held 28.7 GiB of ...".
 std::string use_text(const EngineUse& use);
 
 // Greedy text as generate_greedy's. `decoder` and `use` must outlive it. Results differ between batch sizes by the rounding of the

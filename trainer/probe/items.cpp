@@ -1,10 +1,12 @@
 #include "trainer/probe/items.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "trainer/core/digest.h"
 #include "trainer/core/error.h"
+#include "trainer/core/parallel.h"
 #include "trainer/core/text.h"
 #include "trainer/probe/sizing.h"
 
@@ -197,6 +199,31 @@ class ItemBuilder {
   std::vector<int32_t> best_ids_;
 };
 
+struct CellOfItems {
+  NeedleTask task;
+  int64_t length = 0;
+};
+
+// Items first .. first + count - 1 of each cell, cell after cell. The first one's size is near the others', so it comes before them.
+std::vector<NeedleItem> draw_cells(const ProbeConfigSection& config, const std::vector<CellOfItems>& cells, int64_t first, int64_t count,
+                                   const Haystack* haystack, const TextCodec& codec) {
+  if (count <= 0) return {};
+  std::vector<NeedleItem> items(cells.size() * static_cast<size_t>(count));
+  const auto draw = [&](size_t cell, int64_t offset) {
+    const size_t begin = cell * static_cast<size_t>(count);
+    const int64_t guess = offset == 0 ? 0 : items[begin].num_haystack;
+    items[begin + static_cast<size_t>(offset)] = draw_item(config, cells[cell].task, cells[cell].length, first + offset, haystack, codec, guess);
+  };
+  const auto each = [&](size_t pieces, const std::function<void(size_t)>& work) {
+    if (codec.many_threads) return for_all(pieces, work);
+    for (size_t i = 0; i < pieces; ++i) work(i);
+  };
+  const size_t others = static_cast<size_t>(count - 1);
+  each(cells.size(), [&](size_t cell) { draw(cell, 0); });
+  each(cells.size() * others, [&](size_t i) { draw(i / others, static_cast<int64_t>(i % others) + 1); });
+  return items;
+}
+
 }  // namespace
 
 NeedleItem draw_item(const ProbeConfigSection& config, NeedleTask task, int64_t length,
@@ -235,18 +262,17 @@ NeedleItem draw_item(const ProbeConfigSection& config, NeedleTask task, int64_t 
 
 std::vector<NeedleItem> draw_items(const ProbeConfigSection& config, const Haystack* haystack,
                                    const TextCodec& codec) {
-  std::vector<NeedleItem> items;
+  std::vector<CellOfItems> cells;
   for (const std::string& name : config.tasks) {
-    const NeedleTask task = parse_needle_task(name);
-    for (const int64_t length : config.lengths) {
-      int64_t guess = 0;  // the first item's size is near the others'
-      for (int64_t index = 0; index < config.samples.number; ++index) {
-        items.push_back(draw_item(config, task, length, index, haystack, codec, guess));
-        if (index == 0) guess = items.back().num_haystack;
-      }
-    }
+    for (const int64_t length : config.lengths) cells.push_back({parse_needle_task(name), length});
   }
-  return items;
+  return draw_cells(config, cells, 0, config.samples.number, haystack, codec);
+}
+
+std::vector<NeedleItem> draw_cell(const ProbeConfigSection& config, NeedleTask task, int64_t length,
+                                  int64_t first, int64_t count, const Haystack* haystack,
+                                  const TextCodec& codec) {
+  return draw_cells(config, {{task, length}}, first, count, haystack, codec);
 }
 
 }  // namespace qkr

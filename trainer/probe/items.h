@@ -49,6 +49,11 @@ struct NeedleItem {
 std::vector<NeedleItem> draw_items(const ProbeConfigSection& config, const Haystack* haystack,
                                    const TextCodec& codec);
 
+// The items first .. first + count - 1 of one task and length.
+std::vector<NeedleItem> draw_cell(const ProbeConfigSection& config, NeedleTask task, int64_t length,
+                                  int64_t first, int64_t count, const Haystack* haystack,
+                                  const TextCodec& codec);
+
 // One of them. `guess`: units to begin the search with, 0 if unknown; it changes the time, not the
 // item.
 NeedleItem draw_item(const ProbeConfigSection& config, NeedleTask task, int64_t length,
