@@ -1,6 +1,7 @@
 // niah-probe --samples auto: batches until the intervals are narrow, a budget, the same prompts after a kill.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -51,6 +52,20 @@ TEST(NiahAuto, GoesOnUntilTheIntervalsAreNarrowAndAfterAKill) {
   const Outcome other = run_program(automatic(file, {"--width", "20", "--seed", "7", "--resume"}));
   EXPECT_EQ(other.code, 2);
   EXPECT_NE(other.err.find("prompt must be this probe's"), std::string::npos) << other.err;
+}
+
+TEST(NiahAuto, HeadsAreLookedAtInAllPromptsMeasured) {
+  TmpDir folder;
+  const std::string file = (folder / "a.jsonl").string(), heads = (folder / "heads.jsonl").string();
+  const Outcome outcome = run_program(automatic(file, {"--width", "1", "--max-samples", "13", "--heads", heads}));
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  std::vector<std::string> measured, looked_at;
+  for (const nlohmann::json& row : rows_of(file)) measured.push_back(row["id"]);
+  for (const nlohmann::json& row : rows_of(heads)) looked_at.push_back(row["id"]);
+  std::sort(measured.begin(), measured.end());  // by batches there, by cells here
+  std::sort(looked_at.begin(), looked_at.end());
+  EXPECT_EQ(measured.size(), 26u);
+  EXPECT_EQ(looked_at, measured);
 }
 
 TEST(NiahAuto, ABudgetAndBothReadings) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <regex>
 
 #include "tests/e2e/program.h"
 #include "tests/e2e/small_run.h"
@@ -91,6 +92,35 @@ TEST(NiahProbe, ComparesFilesAndReadings) {
                                 "--samples", "2", "--max-new-tokens", "8", "--device", "cpu"});
   EXPECT_EQ(models.code, 0) << models.err;
   EXPECT_NE(models.out.find("+0.0 points"), std::string::npos) << models.out;
+}
+
+// bench_decode --save: a model as large as asked for, its vocabulary larger than the tokenizer's.
+TEST(NiahProbe, MeasuresARandomModelAndSaysWhatItTook) {
+  TmpDir folder;
+  nlohmann::json config = nlohmann::json::parse(read_file(source_dir() / "examples/tiny/model/config.json"));
+  config["vocab_size"] = config["vocab_size"].get<int64_t>() + 1000;
+  folder.write("config.json", config.dump());
+  const std::string model = (folder / "model").string();
+  const std::vector<std::string> save = {"bench_decode", "--model", (folder / "config.json").string(), "--save", model, "--tokenizer",
+                                         "examples/tiny/model", "--device", "cpu"};
+  const Outcome saved = run_program(save);
+  ASSERT_EQ(saved.code, 0) << saved.err;
+  EXPECT_EQ(nlohmann::json::parse(read_file(std::filesystem::path(model) / "config.json"))["vocab_size"], config["vocab_size"]);
+  const Outcome again = run_program(save);
+  EXPECT_EQ(again.code, 1);
+  EXPECT_NE(again.err.find(model), std::string::npos) << again.err;
+  EXPECT_NE(run_program({"bench_decode", "--save", model}).code, 0);  // no tokenizer
+
+  const std::string output = (folder / "a.jsonl").string();
+  const Outcome outcome = probe({"--model", model, "--tasks", "niah_single_1", "--lengths", "700", "--samples", "2", "--max-new-tokens", "5", "--device", "cpu",
+                                 "--reading", "both", "--output", output});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  for (const char* line : {"made 2 prompts in \\d+\\.\\d\\d s, loaded \\d+\\.\\d [KMG]iB of weights onto cpu in \\d+\\.\\d\\d s",
+                           "prefilled \\d+ of \\d+ prompt tokens \\(\\d+%, beginnings that prompts share once\\) in \\d+\\.\\d\\d s, \\d+ a second; decoded 10 tokens in "
+                           "\\d+\\.\\d\\d s, up to 2 prompts at a time, \\d+\\.\\d\\d ms a step, no CUDA graph"}) {
+    EXPECT_TRUE(std::regex_search(outcome.out, std::regex(line))) << line << "\n" << outcome.out;
+  }
+  ASSERT_EQ(rows_of(output).size(), 4u);
 }
 
 }  // namespace

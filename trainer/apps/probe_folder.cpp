@@ -1,8 +1,10 @@
 #include "trainer/apps/probe_folder.h"
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <memory>
+#include <utility>
 
 #include "trainer/apps/process.h"
 #include "trainer/apps/session.h"
@@ -10,6 +12,7 @@
 #include "trainer/core/text.h"
 #include "trainer/hooks/head_probe.h"
 #include "trainer/io/json_lines.h"
+#include "trainer/io/safetensors.h"
 #include "trainer/probe/auto_samples.h"
 #include "trainer/probe/codec.h"
 #include "trainer/probe/engine.h"
@@ -31,6 +34,18 @@ std::vector<ItemResult> read_rows(const std::string& file, bool allow_torn_end) 
   }
   return rows;
 }
+
+// Seconds between one look and the next.
+class Lap {
+ public:
+  double seconds() {
+    const auto now = std::chrono::steady_clock::now();
+    return std::chrono::duration<double>(now - std::exchange(last_, now)).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
 
 // What an earlier process left in the output.
 std::vector<ItemResult> earlier_rows(const ProbeFolderOptions& options) {
@@ -159,14 +174,21 @@ std::vector<ItemResult> probe_folder(const ProbeFolderOptions& options, Console&
   const TextModel text = TextModel::load(options.model, "");
   check_vocabulary(source, text);
   const TextCodec codec = text_codec(text);
-  std::vector<NeedleItem> items = options.prompts.empty() ? make_items(options.section, text) : own_items(options, codec);
+  Lap lap;
+  ItemPool pool = options.prompts.empty() ? make_pool(options.section, text) : ItemPool();  // with samples auto
+  std::vector<NeedleItem> items = !options.prompts.empty() ? own_items(options, codec)
+                                  : pool                   ? pool.items(cell_needs(options.section, {}), /*only_open=*/true)
+                                                           : make_items(options.section, text);
+  const double making = lap.seconds();
   const c10::Device device = choose_device(options.device);
   const Decoder decoder = load_decoder(source, options.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat, device);
+  console.line(concat("made ", items.size(), " prompts in ", fixed(making, 2), " s, loaded ", human_bytes(tensor_bytes(decoder.weights())), " of weights onto ",
+                      device, " in ", fixed(lap.seconds(), 2), " s"));
   FolderProbe probe(options, decoder, codec, console, std::move(results));
-  if (!options.section.samples.is_auto() || !options.prompts.empty()) {
-    probe.measure(items);
+  if (pool) {
+    items = probe.measure_until_narrow(std::move(pool));
   } else {
-    items = probe.measure_until_narrow(make_pool(options.section, text));
+    probe.measure(items);
   }
   if (!options.heads.empty()) {
     HeadProbe(decoder, codec, options.heads, options.section.prefill_chunk, console).measure(options.stage, 0, probe.model(), items);

@@ -5,15 +5,13 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <functional>
 #include <iostream>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "ops/few_rows_linear.h"
+#include "tests/bench/decode/random_model.h"
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
 #include "trainer/model/batch_decoder.h"
@@ -45,44 +43,6 @@ double sustained(at::Device device, const std::function<void()>& work) {
   return seconds_of(device, [&] {
            for (int i = 0; i < calls; ++i) work();
          }) / calls;
-}
-
-// HypeNet's released shapes: layers, hidden size, inner size, heads; a softmax layer is every fourth, the last of its four.
-std::string hypenet_config(const std::string& size) {
-  struct Shape {
-    int64_t layers, hidden, inner, heads;
-  };
-  static const std::map<std::string, Shape> kSizes = {{"2b", {28, 2048, 6144, 16}}, {"5b", {36, 2560, 9728, 32}}, {"9b", {36, 4096, 12288, 32}}};
-  const auto found = kSizes.find(size);
-  if (found == kSizes.end()) fail("--model must be 2b, 5b, 9b or a config.json, got ", size);
-  const Shape& s = found->second;
-  nlohmann::json config = {{"model_type", "hypenet"},         {"vocab_size", 151936},          {"hidden_size", s.hidden},
-                           {"intermediate_size", s.inner},    {"num_hidden_layers", s.layers}, {"num_attention_heads", s.heads},
-                           {"num_key_value_heads", 8},        {"head_dim", 128},               {"rope_theta", 1e6},
-                           {"tie_word_embeddings", true},     {"attn_use_rope", false},        {"attn_use_output_gate", true},
-                           {"lightning_nh", s.heads},         {"lightning_nkv", s.heads},      {"lightning_head_dim", 128},
-                           {"lightning_use_qk_norm", true},   {"lightning_use_output_norm", true},
-                           {"lightning_use_output_gate", true}, {"attn_logits_scaling", "hype 900"}};
-  std::vector<std::string> types(static_cast<size_t>(s.layers), "lightning-attn");
-  for (size_t i = 3; i < types.size(); i += 4) types[i] = "attn";
-  config["mixer_types"] = types;
-  return config.dump();
-}
-
-Decoder random_model(const DecodeBench& bench) {
-  std::ifstream file(bench.model);
-  std::stringstream text;
-  text << file.rdbuf();
-  const std::string config = file ? text.str() : hypenet_config(bench.model);
-  const Architecture architecture = parse_architecture(config, bench.model);
-  NamedTensors weights;
-  for (const WeightSpec& spec : weight_specs(architecture)) {
-    at::Tensor w = at::empty(spec.shape, at::TensorOptions(bench.device).dtype(at::kBFloat16));
-    if (spec.init == WeightSpec::Init::kNormal) w.normal_(0.0, architecture.initializer_range);
-    else w.fill_(spec.init == WeightSpec::Init::kOnes ? 1.0 : 0.0);
-    weights.set(spec.name, w);
-  }
-  return Decoder(architecture, std::move(weights));
 }
 
 std::vector<int32_t> random_ids(const Decoder& decoder, int64_t count) {
@@ -141,8 +101,27 @@ double attention_seconds(const Decoder& decoder, int64_t tokens, int64_t chunk) 
   return seconds;
 }
 
+struct Floors {
+  double products = 0, attention = 0;  // seconds
+  double sum() const { return products + attention; }
+};
+
+Floors floors_of(const Decoder& decoder, int64_t tokens, int64_t chunk) {
+  return {product_seconds(decoder, tokens, chunk), attention_seconds(decoder, tokens, chunk)};
+}
+
+std::string floors_text(const Floors& floors) {
+  return concat("products alone ", fixed(floors.products, 3), " s, attention alone ", fixed(floors.attention, 3), " s");
+}
+
 void measure_prefill(const DecodeBench& bench, const Decoder& decoder) {
   const int64_t chunk = bench.chunk > 0 ? bench.chunk : prefill_chunk_of(bench.tokens, 32768);
+  if (bench.floors_alone) {
+    const Floors floors = floors_of(decoder, bench.tokens, chunk);
+    say(concat("of a prefill of ", bench.tokens, " tokens in chunks of ", chunk, ": ", floors_text(floors), ", together ", fixed(floors.sum(), 3), " s, ",
+               fixed(static_cast<double>(bench.tokens) / floors.sum(), 0), " tokens a second"));
+    return;
+  }
   const std::vector<int32_t> ids = random_ids(decoder, bench.tokens);
   PrefixPrefill prefill(decoder);
   DecoderCache cache;
@@ -154,10 +133,10 @@ void measure_prefill(const DecodeBench& bench, const Decoder& decoder) {
     time = seconds_of(bench.device, [&] { prefill.run(ids, {0, chunk, 0, {}}, cache); });
   }
   const double peak = peak_gb(bench.device);
-  const double products = product_seconds(decoder, bench.tokens, chunk), attention = attention_seconds(decoder, bench.tokens, chunk);
+  const Floors floors = floors_of(decoder, bench.tokens, chunk);
   say(concat("prefill of ", bench.tokens, " tokens in chunks of ", chunk, ": ", fixed(seconds[1], 3), " s (the first time ", fixed(seconds[0], 3),
-             "), ", fixed(static_cast<double>(bench.tokens) / seconds[1], 0), " tokens a second; products alone ", fixed(products, 3),
-             " s, attention alone ", fixed(attention, 3), " s; ratio ", fixed(seconds[1] / (products + attention), 3), "; peak ", fixed(peak, 1), " GB"));
+             "), ", fixed(static_cast<double>(bench.tokens) / seconds[1], 0), " tokens a second; ", floors_text(floors), "; ratio ",
+             fixed(seconds[1] / floors.sum(), 3), "; peak ", fixed(peak, 1), " GB"));
   if (bench.tokens < 65536) return;
   BatchDecoder batch(decoder, 1, bench.tokens + 256, true);
   DecoderCache slot = batch.prefill_cache(0);
@@ -233,7 +212,7 @@ void run(const DecodeBench& bench) {
   at::globalContext().setDeterministicAlgorithms(true, false);  // as the programs do
   at::globalContext().setDeterministicFillUninitializedMemory(false);
   at::manual_seed(1);
-  const Decoder decoder = random_model(bench);
+  const Decoder decoder = random_model(bench.model, bench.device);
   int64_t bytes = 0;
   for (const auto& [name, weight] : decoder.weights()) bytes += static_cast<int64_t>(weight.nbytes());
   const at::Tensor from = at::randint(256, {std::min<int64_t>(bytes / 4, 1 << 30)}, at::TensorOptions(bench.device).dtype(at::kByte));

@@ -13,6 +13,7 @@ struct DecodeBench {
   std::string model = "2b";
   int64_t tokens = 32768, chunk = 0, prompt = 8192, steps = 40;
   std::vector<int64_t> batches = {1, 8, 32};
+  bool floors_alone = false;  // of prefill, the products and the attention only
   at::Device device = at::kCPU;
 };
 
