@@ -181,18 +181,6 @@ TEST(AdamW, DropsGradientsAfterAStepAndOnDemand) {
   for (const auto& [name, weight] : weights) EXPECT_FALSE(weight.grad().defined()) << name;
 }
 
-TEST(AdamW, FindsTheFirstGradientThatIsNotFinite) {
-  const NamedTensors weights = make_weights(at::kFloat);
-  AdamW optimizer(plain_config(), weights);
-  EXPECT_EQ(optimizer.first_non_finite_grad(), "");
-  set_grads(weights, 1.0);
-  EXPECT_EQ(optimizer.first_non_finite_grad(), "");
-  weights.at("b.weight").grad()[1][2].fill_(-INFINITY);
-  EXPECT_EQ(optimizer.first_non_finite_grad(), "b.weight");
-  weights.at("norm.weight").grad()[4].fill_(NAN);
-  EXPECT_EQ(optimizer.first_non_finite_grad(), "norm.weight");  // the order of the model
-}
-
 // A bf16 ulp at 1.5 is 2^-7. With a constant gradient every update is lr, so this walks in known steps.
 constexpr double kUlp = 0x1p-7;
 

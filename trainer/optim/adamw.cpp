@@ -10,7 +10,7 @@ AdamW::AdamW(const OptimConfigSection& config, const NamedTensors& weights) : co
   for (const auto& [name, weight] : weights) {
     if (!weight.requires_grad()) continue;
     const auto fp32 = weight.options().dtype(at::kFloat).requires_grad(false);
-    Slot slot{name, weight, at::zeros(weight.sizes(), fp32), at::zeros(weight.sizes(), fp32), {}};
+    Slot slot{weight, at::zeros(weight.sizes(), fp32), at::zeros(weight.sizes(), fp32), {}};
     state_.set("exp_avg." + name, slot.exp_avg);
     state_.set("exp_avg_sq." + name, slot.exp_avg_sq);
     if (weight.scalar_type() == at::kBFloat16) {
@@ -61,14 +61,6 @@ void AdamW::step(int64_t step, double lr, const at::Tensor& norm) {
     }
   }
   drop_grads();
-}
-
-std::string AdamW::first_non_finite_grad() const {
-  for (const Slot& slot : slots_) {
-    const at::Tensor& grad = slot.weight.grad();
-    if (grad.defined() && !at::isfinite(grad).all().item<bool>()) return slot.name;
-  }
-  return "";
 }
 
 void AdamW::drop_grads() {

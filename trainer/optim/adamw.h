@@ -27,14 +27,10 @@ class AdamW {
   // decay on one-dimensional weights.
   void step(int64_t step, double lr, const at::Tensor& norm);
 
-  // The first weight, in the order of the model, whose gradient holds NaN or Inf; "" if none does.
-  std::string first_non_finite_grad() const;
-
   void drop_grads();
 
  private:
   struct Slot {
-    std::string name;
     at::Tensor weight, exp_avg, exp_avg_sq, master_low;
   };
   struct Lists {
