@@ -2,7 +2,6 @@
 
 #include <ATen/core/grad_mode.h>
 #include <c10/core/DeviceGuard.h>
-#include <fnmatch.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/serialization/import.h>
@@ -12,6 +11,7 @@
 #include <set>
 
 #include "trainer/core/digest.h"
+#include "trainer/core/pattern.h"
 #include "trainer/core/text.h"
 #include "trainer/hooks/script_compile.h"
 #include "trainer/hooks/script_guard.h"
@@ -103,10 +103,6 @@ const char* method_name(ScriptEvent event) {
   return "";
 }
 
-bool matches_pattern(const std::string& pattern, const std::string& name) {
-  return fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
-}
-
 struct Script::Module {
   torch::jit::Module module;
   ScriptWorker worker;
@@ -142,10 +138,7 @@ bool Script::reads(const std::string& argument) const {
   });
 }
 
-bool Script::may_write(const std::string& weight) const {
-  return std::any_of(config_.writes.begin(), config_.writes.end(),
-                     [&](const std::string& p) { return matches_pattern(p, weight); });
-}
+bool Script::may_write(const std::string& weight) const { return matches_any(config_.writes, weight); }
 
 ScriptReply Script::call(ScriptEvent event, const ScriptInputs& inputs) {
   const std::string method = method_name(event);
@@ -220,7 +213,7 @@ std::vector<Script> load_scripts(const std::vector<HookConfigSection>& configs,
       const auto matches = [&](const std::string& name) { return matches_pattern(pattern, name); };
       if (std::any_of(weight_names.begin(), weight_names.end(), matches)) continue;
       fail("hooks[", i, "].writes: ", quoted(pattern), " must match a weight of the model, got none",
-           did_you_mean(pattern, weight_names));
+           near_matches(pattern, weight_names));
     }
     const std::string stem = fs::path(configs[i].script).stem().string();
     const int use = ++uses[stem];

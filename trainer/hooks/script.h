@@ -98,7 +98,4 @@ class Script {
 std::vector<Script> load_scripts(const std::vector<HookConfigSection>& configs,
                                  const std::vector<std::string>& weight_names, c10::Device device);
 
-// Does a weight's name match a pattern of * (any characters, dots too) and ? (one)?
-bool matches_pattern(const std::string& pattern, const std::string& name);
-
 }  // namespace qkr
