@@ -136,6 +136,20 @@ TEST(LinearCrossEntropy, WithoutGradientsGivesTheSameNumber) {
   EXPECT_EQ(linear_cross_entropy(hidden, head, targets, 0.1).item<double>(), with_grad.loss.item<double>());
 }
 
+// Of a frozen head, or of frozen layers under a trained one, no gradient is made; the other's is the same.
+TEST(LinearCrossEntropy, MakesOnlyTheGradientsThatAreWanted) {
+  const at::Tensor hidden = pattern({50, 4}, 0.2), head = pattern({9, 4}, 1.1), targets = targets_for(50, 9);
+  const Result both = ours(hidden, head, targets, 0.1);
+  const auto grad_of = [&](bool of_hidden) {
+    const at::Tensor x = hidden.detach().clone().set_requires_grad(of_hidden), w = head.detach().clone().set_requires_grad(!of_hidden);
+    linear_cross_entropy(x, w, targets, 0.1).backward();
+    EXPECT_FALSE((of_hidden ? w : x).grad().defined());
+    return (of_hidden ? x : w).grad();
+  };
+  EXPECT_LE(max_abs_difference(grad_of(true), both.grad_hidden), 1e-15);
+  EXPECT_LE(max_abs_difference(grad_of(false), both.grad_head), 1e-15);
+}
+
 TEST(Recompute, GivesTheSameNumbersAndGradients) {
   const auto gradients = [](bool again, int* calls) {
     const at::Tensor w = pattern({4, 4}, 0.3).set_requires_grad(true), v = pattern({4}, 0.8).set_requires_grad(true);
@@ -183,6 +197,24 @@ TEST(Recompute, WithoutAGradientIsTheBodyItself) {
   };
   EXPECT_FALSE(recompute_in_backward(body, x).requires_grad());
   EXPECT_EQ(calls, 1);
+}
+
+// The first trained layer over frozen ones: its weights want a gradient, what it reads does not.
+TEST(Recompute, WorksForLeavesAlone) {
+  const at::Tensor x = pattern({7, 4}, 1.9), w = pattern({4, 4}, 0.3).set_requires_grad(true);
+  int calls = 0;
+  const auto body = [&](const at::Tensor& input) {
+    ++calls;
+    EXPECT_FALSE(input.requires_grad());
+    return at::matmul(input, w).tanh();
+  };
+  recompute_in_backward(body, x, true).square().sum().backward();
+  EXPECT_EQ(calls, 2);
+  const at::Tensor again = w.grad().clone();
+  w.mutable_grad() = at::Tensor();
+  body(x).square().sum().backward();
+  EXPECT_TRUE(at::equal(again, w.grad()));
+  EXPECT_FALSE(x.grad().defined());
 }
 
 }  // namespace

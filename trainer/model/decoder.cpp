@@ -24,9 +24,13 @@ Block make_block(const Architecture& a, const NamedTensors& weights, size_t i) {
     if (a.layers[i].mixer == MixerKind::kSoftmax) return SoftmaxMixer(a.layers[i].softmax, a.rms_norm_eps, weights, mixer);
     return LightningMixer(a.layers[i].lightning, a.rms_norm_eps, weights, mixer);
   };
+  std::vector<at::Tensor> own;
+  for (const auto& [name, weight] : weights) {
+    if (name.compare(0, prefix.size(), prefix) == 0) own.push_back(weight);
+  }
   return Block{weights.at(prefix + "input_layernorm.weight"), weights.at(prefix + "post_attention_layernorm.weight"), build(),
                linear_at(weights, prefix + "mlp.gate_proj"), linear_at(weights, prefix + "mlp.up_proj"),
-               linear_at(weights, prefix + "mlp.down_proj"), a.rms_norm_eps};
+               linear_at(weights, prefix + "mlp.down_proj"), a.rms_norm_eps, std::move(own)};
 }
 
 void check_weights(const Architecture& a, const NamedTensors& weights) {
@@ -55,6 +59,10 @@ at::Tensor Block::operator()(const at::Tensor& x, const ForwardContext& context,
   const bool in_step = context.step != nullptr;
   const std::vector<at::Tensor> inner = apply_all(b, {&gate, &up}, in_step);
   return mixed + apply_all(swiglu(inner[0], inner[1]), {&down}, in_step)[0];
+}
+
+bool Block::is_trained() const {
+  return std::any_of(weights.begin(), weights.end(), [](const at::Tensor& weight) { return weight.requires_grad(); });
 }
 
 Decoder::Decoder(Architecture architecture, NamedTensors weights)
@@ -94,7 +102,7 @@ at::Tensor Decoder::forward(const at::Tensor& tokens, const Segments& segments, 
       const auto again = [&block, kept = segments, rotary = context.rotary, factor = context.logits_factor](const at::Tensor& input) {
         return block(input, ForwardContext{kept, rotary, factor, 0, nullptr}, nullptr);
       };
-      x = recompute_in_backward(again, x);
+      x = recompute_in_backward(again, x, block.is_trained());
     } else {
       x = block(x, context, nullptr);
     }

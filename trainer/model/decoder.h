@@ -19,6 +19,9 @@ struct Block {
   Mixer mixer;
   Linear gate, up, down;
   double eps = 0;
+  std::vector<at::Tensor> weights;  // all of the block's
+
+  bool is_trained() const;  // does any of them want a gradient?
 
   // x [N, hidden] → [N, hidden]: pre-norm mixer, then pre-norm SwiGLU, each added to the residual stream.
   at::Tensor operator()(const at::Tensor& x, const ForwardContext& context, LayerCache* cache) const;
