@@ -104,18 +104,48 @@ TEST_P(Restore, NoneWritesNothingAndStillMeasures) {
 TEST_P(Restore, ANeverTunedModelIsAFixedPoint) {
   at::manual_seed(4);
   for (const at::ScalarType dtype : {at::kBFloat16, at::kFloat}) {
-    for (const double anchor : {0.0, 0.01, 10.0}) {
+    for (const char* method : {"plain", "procrustes", "qk-pro", "qk-pro-head", "qk-pro-bilinear", "lerp:0.5", "q", "qkv"}) {
       NamedTensors weights = random_weights(dtype, device());
       const NamedTensors pre = clone(weights);
-      const Snapshot snapshot = take_snapshot(weights, softmax_layers());
-      restore(weights, snapshot, section("plain"));
-      EXPECT_TRUE(changed(weights, pre).empty());
-      const RestoreReport report = restore(weights, snapshot, section("procrustes", anchor));
-      for (const RoutingTensors& layer : softmax_names()) {
-        EXPECT_LE(max_abs_difference(stacked(weights, layer), stacked(pre, layer)), ulp_at_one(dtype) * 1e-3);
-      }
-      EXPECT_LE(*report.layers[0].rotation, 1e-12);
+      const Snapshot snapshot = take_snapshot(weights, all_layers());
+      const RestoreReport report = restore(weights, snapshot, section(method));
+      EXPECT_TRUE(changed(weights, pre).empty()) << method;
+      ASSERT_EQ(report.layers.size(), 2u);
+      for (const LayerReport& layer : report.layers) EXPECT_TRUE(layer.unmoved && !layer.written.empty()) << method;
+      EXPECT_TRUE(to_json(report).at("layers")[0].at("unmoved").get<bool>());
     }
+  }
+}
+
+// One frozen layer, one that moved: the first keeps its bytes under a rotation too, whose R is I; the second is restored as it is alone.
+TEST_P(Restore, AFrozenLayerKeepsItsBytesBesideOneThatMoved) {
+  at::manual_seed(13);
+  Scene s = scene(at::kFloat, device(), softmax_layers());
+  NamedTensors alone = clone(s.post), weights = clone(s.post);
+  for (const MixerTensor& tensor : mixer_layer(0).tensors) Tensor(weights.at(tensor.name)).copy_(s.pre.at(tensor.name));
+  const NamedTensors before = clone(weights);
+  Rotations rotations;
+  const RestoreReport report = restore(weights, s.snapshot, section("procrustes"), &rotations);
+  restore(alone, s.snapshot, section("procrustes"));
+  EXPECT_TRUE(report.layers[0].unmoved);
+  EXPECT_FALSE(report.layers[1].unmoved);
+  EXPECT_FALSE(to_json(report).at("layers")[1].contains("unmoved"));
+  EXPECT_EQ(changed(weights, before), (std::set<std::string>{layer_names(2).q_weight, layer_names(2).k_weight, layer_names(2).q_bias, layer_names(2).k_bias}));
+  EXPECT_TRUE(same_bytes(weights.at(layer_names(2).q_weight), alone.at(layer_names(2).q_weight)));
+  EXPECT_TRUE(at::equal(rotations.at(layer_names(0).k_weight).cpu(), at::eye(kHidden, at::kDouble)));
+  EXPECT_EQ(*report.layers[0].rotation, 0);
+}
+
+// Frozen W_Q beside a W_K that moved: the forms that do not turn weights together leave it as it is.
+TEST_P(Restore, AFrozenQueryWeightKeepsItsBytes) {
+  at::manual_seed(14);
+  const Scene s = scene(at::kFloat, device(), softmax_layers());
+  for (const char* method : {"plain", "lerp:0.5", "qk-pro", "qk-pro-head", "qk-pro-bilinear"}) {
+    NamedTensors weights = clone(s.post);
+    for (const std::string& name : {layer_names(0).q_weight, layer_names(0).q_bias}) Tensor(weights.at(name)).copy_(s.pre.at(name));
+    restore(weights, s.snapshot, section(method));
+    for (const std::string& name : {layer_names(0).q_weight, layer_names(0).q_bias}) EXPECT_TRUE(same_bytes(weights.at(name), s.pre.at(name))) << method << name;
+    EXPECT_FALSE(same_bytes(weights.at(layer_names(0).k_weight), s.post.at(layer_names(0).k_weight))) << method;
   }
 }
 

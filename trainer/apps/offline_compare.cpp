@@ -150,6 +150,8 @@ PlainLayer plain_layer(const ModelPair& pair, const MixerLayer& layer, const Res
   for (const auto& [part, sums] : changes) report.changes[part] = sums.relative_to_base();
   report.residual_before = report.residual_after = back.relative_to_tuned();  // what is restored is the base
   for (const MixerTensor& tensor : selected) report.written.push_back(tensor.name);
+  report.unmoved = std::all_of(result.written.begin(), result.written.end(),
+                               [](const auto& seen) { return seen.second.base_sha256 == seen.second.tuned_sha256; });
   return result;
 }
 

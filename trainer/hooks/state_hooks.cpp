@@ -20,6 +20,7 @@ const char* parts_text(const std::string& parts) {
 }
 
 std::string restore_line(const LayerReport& layer) {
+  if (layer.unmoved) return "  layer " + std::to_string(layer.layer) + "  not moved by SFT, so there was nothing to put back";
   static const std::pair<const char*, const char*> kChanges[] = {{"q", "Q"}, {"k", "K"}, {"v", "V"}, {"o", "O"}, {"gates", "gates"},
                                                                  {"norms", "norms"}};
   std::vector<std::string> moved;

@@ -84,22 +84,43 @@ void LayerRestorer::put_back_the_rest() {
   }
 }
 
+bool LayerRestorer::is_unmoved() const {
+  return std::all_of(selected_.begin(), selected_.end(), [&](const MixerTensor& tensor) { return at::equal(pre(tensor.name), post(tensor.name)); });
+}
+
+// With R = I, and without the rounding of a product with it.
+void LayerRestorer::unmoved() {
+  report.unmoved = true;
+  if (section_.method == "procrustes") {
+    for (const std::string& name : turned_names()) rotations[name] = at::eye(post(name).size(1), post(name).options().dtype(at::kDouble));
+    report.rotation = 0;
+  }
+  if (section_.method.compare(0, 6, "qk-pro") == 0) report.corrected = 0;
+  put_back_the_rest();
+}
+
 void LayerRestorer::plain() { put_back_the_rest(); }
 
 void LayerRestorer::lerp(double share) {
   for (const MixerTensor& tensor : selected_) write(tensor.name, lerp_weights(pre(tensor.name), post(tensor.name), share));
 }
 
+std::vector<std::string> LayerRestorer::turned_names() const {
+  std::vector<std::string> names;
+  for (const MixerTensor& tensor : selected_) {
+    if (tensor.role == MixerRole::kWeight && tensor.part != MixerPart::kO) names.push_back(tensor.name);
+  }
+  return names;
+}
+
 // R turns the layer's input, so it acts on every selected matrix that reads it; W_O reads the heads, and goes back as it was.
 void LayerRestorer::procrustes() {
-  std::vector<std::string> names;
+  const std::vector<std::string> names = turned_names();
   std::vector<Tensor> stack_pre, stack_post;
-  for (const MixerTensor& tensor : selected_) {
-    if (tensor.role != MixerRole::kWeight || tensor.part == MixerPart::kO) continue;
-    check_finite(tensor.name);
-    names.push_back(tensor.name);
-    stack_pre.push_back(pre(tensor.name));
-    stack_post.push_back(post(tensor.name));
+  for (const std::string& name : names) {
+    check_finite(name);
+    stack_pre.push_back(pre(name));
+    stack_post.push_back(post(name));
   }
   if (!names.empty()) {
     const Tensor was = at::cat(stack_pre), became = at::cat(stack_post);  // [rows, d]

@@ -25,6 +25,10 @@ class LayerRestorer {
   // Measures what the fine-tuning changed. The arguments must outlive the object.
   LayerRestorer(const NamedTensors& weights, const Snapshot& snapshot, const MixerLayer& layer, const RestoreConfigSection& section);
 
+  // Are all selected tensors those of the snapshot? Then there is nothing that a method could put back: unmoved() writes them as they are.
+  bool is_unmoved() const;
+  void unmoved();
+
   // One method each; see restore.h. `none` calls none of them.
   void plain();
   void lerp(double share);
@@ -54,6 +58,8 @@ class LayerRestorer {
   const NamedTensors& kept_;
   const MixerLayer& layer_;
   const RestoreConfigSection& section_;
+  std::vector<std::string> turned_names() const;  // the selected matrices that read the layer's input, which procrustes turns
+
   std::vector<MixerTensor> selected_;
   std::vector<Write> writes_;
 };

@@ -36,6 +36,7 @@ nlohmann::json layer_json(const LayerReport& layer) {
                         {"residual_before", layer.residual_before},
                         {"residual_after", layer.residual_after},
                         {"written", layer.written}};
+  if (layer.unmoved) row["unmoved"] = true;
   for (const auto& [part, change] : layer.changes) row[part + "_change"] = change;
   add(row, "rotation", layer.rotation);
   add(row, "mu", layer.mu);

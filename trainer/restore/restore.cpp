@@ -60,6 +60,8 @@ std::string head_refusal(const MixerLayer& layer, const NamedTensors& tensors, b
 }
 
 void apply(LayerRestorer& layer, const std::string& method) {
+  if (method == "none") return;
+  if (layer.is_unmoved()) return layer.unmoved();
   if (is_plain(method)) layer.plain();
   if (method == "procrustes") layer.procrustes();
   if (method == "procrustes-head") layer.procrustes_head();

@@ -37,6 +37,7 @@ struct LayerReport {
   std::optional<double> corrected;               // qk-pro forms: ||Q_restored - Q_post|| / ||Q_pre - Q_post||: 1 is plain, 0 is K alone
   std::optional<int64_t> free_coordinates;       // procrustes-head: of head_dim, those that more than a change of sign is exact for
   std::vector<std::string> written;             // names of the tensors that were written
+  bool unmoved = false;                         // all that was selected still had the snapshot's values, and has them
 };
 
 struct RestoreReport {
@@ -64,6 +65,7 @@ using Rotations = std::map<std::string, at::Tensor>;
 //   procrustes-head   A Q_pre and A K_pre with an orthogonal A a KV head that leaves the logits as plain has them, nearest to the
 //               tuned weights (trainer/restore/head_gauge.h)
 // auto is refused: whoever chooses among its candidates restores by the chosen one (trainer/restore/candidates.h).
+// A layer in which all that is selected still has the snapshot's values (frozen, say) keeps them bit for bit under every method.
 // Which layers and tensors: section.layers, parts, biases and qk_norm (trainer/restore/selection.h).
 // All is computed before anything is written. Throws Error (bad input) naming the tensor if a name, shape or dtype of the
 // snapshot is not the model's or the snapshot lacks what is selected, and (run failed) if weights that are computed with
