@@ -205,28 +205,6 @@ TEST(StepReports, AStopThatIsAskedForAtOnceDoesNoStep) {
   EXPECT_EQ(run.state.step, 0);
 }
 
-TEST(FreezeQk, KeepsTheRoutingOfSoftmaxLayersAndNothingElse) {
-  for (const std::string model : {"hypenet-tiny", "qwen2-tiny"}) {
-    RunConfig config = test::busy_config();
-    config.train.max_steps = 3;
-    config.train.freeze_qk = true;
-    TinyRun run(config, tiny_decoder(model, at::kFloat), tiny_samples(kLengths), row_each(tiny_samples(kLengths)));
-    const NamedTensors before = copy_of(run.state.weights);
-    run.go();
-    const std::vector<int64_t> softmax = run.decoder.architecture().softmax_layers();
-    for (const auto& [name, weight] : run.state.weights) {
-      bool frozen = false;
-      for (const int64_t layer : softmax) {
-        const std::string prefix = "model.layers." + std::to_string(layer) + ".self_attn.";
-        for (const char* part : {"q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias"})
-          frozen = frozen || name == prefix + part;
-      }
-      EXPECT_EQ(test::same_bytes(weight, before.at(name)), frozen) << model << " " << name;
-      EXPECT_EQ(run.state.optim.contains("exp_avg." + name), !frozen) << model << " " << name;
-    }
-  }
-}
-
 // Ten losses of one configuration, so that a change that should not change the maths shows that it does not.
 TEST(GoldenLosses, TenStepsOfATinyHypeNet) {
   RunConfig config = test::busy_config();

@@ -15,6 +15,7 @@
 #include "tests/support/device.h"
 #include "tests/support/fixtures.h"
 #include "trainer/loop/run.h"
+#include "trainer/loop/trainable.h"
 #include "trainer/model/folder.h"
 
 namespace qkr::test {

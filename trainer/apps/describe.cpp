@@ -4,10 +4,12 @@
 
 #include <map>
 
+#include "trainer/apps/frozen.h"
 #include "trainer/apps/session.h"
 #include "trainer/core/text.h"
 #include "trainer/hooks/script_hooks.h"
 #include "trainer/loop/run.h"
+#include "trainer/loop/trainable.h"
 #include "trainer/model/kernels.h"
 #include "trainer/restore/restore.h"
 
@@ -65,8 +67,10 @@ std::string data_lines(const Prepared& p) {
 
 // Weights, gradients, moments, master: what a parameter costs, and what the device has.
 std::string memory_line(const Prepared& p) {
-  const int64_t parameters = parameter_count(p.source.architecture);
-  const int64_t each = p.config.model.dtype == "bfloat16" ? 14 : 16;
+  const int64_t parameters = parameter_count(p.source.architecture), trained = count_trained(p.source.architecture, p.frozen).weights;
+  const bool narrow = p.config.model.dtype == "bfloat16";
+  const int64_t each = narrow ? 14 : 16, frozen_each = narrow ? 2 : 4;
+  const int64_t needed = trained * each + (parameters - trained) * frozen_each;
   int64_t total = 0;
   if (p.device.is_cuda()) {
     total = static_cast<int64_t>(at::getDeviceAllocator(p.device.type())->getMemoryInfo(0).second);
@@ -75,9 +79,9 @@ std::string memory_line(const Prepared& p) {
     sysinfo(&info);
     total = static_cast<int64_t>(info.totalram) * info.mem_unit;
   }
-  return "memory   " + human_bytes(parameters * each) + " for weights, gradients and optimizer (" + std::to_string(each) +
-         " bytes a parameter), activations apart; " + human_bytes(total) + " on " + p.device.str() +
-         (parameters * each > total ? "  <- will not fit" : "") + "\n";
+  return "memory   " + human_bytes(needed) + " for weights, gradients and optimizer (" + std::to_string(each) + " bytes a parameter" +
+         (trained < parameters ? ", " + std::to_string(frozen_each) + " a frozen one" : "") + "), activations apart; " + human_bytes(total) +
+         " on " + p.device.str() + (needed > total ? "  <- will not fit" : "") + "\n";
 }
 
 std::string probe_line(const Prepared& p) {
@@ -126,8 +130,8 @@ std::string describe(const Prepared& p) {
   std::string text = model_lines(p) + data_lines(p);
   text += "train    " + std::to_string(p.plan->total_steps()) + " steps of at most " + group_digits(p.config.train.tokens_per_step) +
           " tokens in micro-batches of " + group_digits(micro_batch_tokens(p.config)) + ", lr " + scientific(p.config.optim.lr, 2) + " " +
-          p.config.optim.schedule + (p.config.train.freeze_qk ? ", W_Q and W_K frozen" : "") + "\n";
-  text += memory_line(p) + probe_line(p) + restore_line(p.config.qk_restore) + describe_scripts(p.scripts, weight_names(p.source.architecture));
+          p.config.optim.schedule + "\n";
+  text += describe_frozen(p) + memory_line(p) + probe_line(p) + restore_line(p.config.qk_restore) + describe_scripts(p.scripts, weight_names(p.source.architecture));
   if (p.resuming) {
     text += p.resume_from ? "resume   " + p.resume_from->string() + "\n" : "resume   no checkpoint there yet: from the beginning\n";
   }

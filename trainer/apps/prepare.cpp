@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "trainer/apps/frozen.h"
 #include "trainer/apps/process.h"
 #include "trainer/apps/session.h"
 #include "trainer/core/digest.h"
@@ -8,6 +9,7 @@
 #include "trainer/core/text.h"
 #include "trainer/hooks/auto_restore.h"
 #include "trainer/io/atomic.h"
+#include "trainer/loop/trainable.h"
 #include "trainer/model/kernels.h"
 #include "trainer/probe/codec.h"
 #include "trainer/probe/generated_text.h"
@@ -38,10 +40,12 @@ void check_output(Prepared& p, bool resume) {
 void check_disk(const Prepared& p) {
   const int64_t parameters = parameter_count(p.source.architecture);
   const int64_t weight = p.config.model.dtype == "bfloat16" ? 2 : 4;
-  constexpr int64_t kState = 12;  // of a checkpoint: two fp32 moments, and an fp32 weight whole or in its two halves
+  constexpr int64_t kState = 12;  // of a checkpoint: two fp32 moments, and an fp32 weight whole or in its two halves; of a frozen one the weight
+  const int64_t trained = count_trained(p.source.architecture, p.frozen).weights;
   const int64_t models = p.config.save_sft_model ? 2 : 1;
   const int64_t checkpoints = p.config.checkpoint.every > 0 ? p.config.checkpoint.keep + 1 : 1;
-  need_free_bytes(p.config.output, parameters * (models * weight + checkpoints * kState), "the model and the checkpoints");
+  need_free_bytes(p.config.output, parameters * models * weight + checkpoints * (trained * kState + (parameters - trained) * weight),
+                  "the model and the checkpoints");
 }
 
 void check_kernels(const Prepared& p) {
@@ -135,6 +139,7 @@ Prepared prepare(const RunConfig& config, bool resume) {
   p.scripts = load_scripts(config.hooks, weight_names(p.source.architecture), p.device);
   check_output(p, resume);
   check_selection(mixer_layers(p.source.architecture), config.qk_restore, config.model.path);
+  choose_frozen(p);
   if (config.model.init == "checkpoint") check_weights(p.source);
   pack(p);
   p.plan = make_plan(config, p.dataset.samples(), p.rows);

@@ -32,6 +32,7 @@ struct Prepared {
   std::vector<Row> rows;          // of the others
   std::optional<BatchPlan> plan;
   std::vector<NeedleItem> items;
+  std::vector<std::string> frozen;  // names of the weights that are not trained
   std::vector<Script> scripts;  // of config.hooks, compiled
   std::optional<std::filesystem::path> resume_from;  // a checkpoint
   bool resuming = false;                             // --resume was given and the folder holds an earlier start

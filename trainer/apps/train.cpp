@@ -17,6 +17,7 @@
 #include "trainer/hooks/state_hooks.h"
 #include "trainer/io/atomic.h"
 #include "trainer/io/safetensors.h"
+#include "trainer/loop/trainable.h"
 #include "trainer/probe/codec.h"
 #include "trainer/probe/summary.h"
 #include "trainer/report/report.h"
@@ -103,6 +104,7 @@ void write_summary(const Prepared& p, const TrainState& state, const std::string
                                     {"model", p.config.model.path},
                                     {"family", family_name(p.source.architecture.family)},
                                     {"parameters", parameter_count(p.source.architecture)},
+                                    {"trained_parameters", count_trained(p.source.architecture, p.frozen).weights},
                                     {"method", p.config.qk_restore.method},
                                     {"data_sha256", p.dataset.digest()}};
   if (!message.empty()) summary["message"] = message;

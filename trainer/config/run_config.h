@@ -109,6 +109,7 @@ struct TrainConfigSection {
   std::string checkpoint_activations = "none";
   bool shuffle = true;
   bool freeze_qk = false;
+  std::vector<std::string> freeze;
 
   template <class Visitor>
   void visit(Visitor&& field) {
@@ -122,6 +123,9 @@ struct TrainConfigSection {
           Rule{.one_of = {"none", "block"}});
     field("shuffle", shuffle, "a new order of the packed rows each epoch");
     field("freeze_qk", freeze_qk, "control: W_Q and W_K of the softmax layers get no update");
+    field("freeze", freeze,
+          "patterns (*, ? and [0-5]) of the weights that stay as they are, with no gradient and no optimizer state; "
+          "[\"model.embed_tokens.*\", \"model.layers.[0-5].*\"]");
   }
 };
 

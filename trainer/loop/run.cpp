@@ -121,16 +121,6 @@ StepReport train_step(Run& run, const PlannedStep& planned, double lr) {
 
 }  // namespace
 
-void mark_trainable(const Decoder& decoder, const TrainConfigSection& config) {
-  for (const auto& [name, weight] : decoder.weights()) weight.set_requires_grad(true);
-  if (!config.freeze_qk) return;
-  for (const RoutingNames& names : decoder.routing_names()) {
-    for (const std::string& name : {names.q_weight, names.k_weight, names.q_bias, names.k_bias}) {
-      if (!name.empty()) decoder.weights().at(name).set_requires_grad(false);
-    }
-  }
-}
-
 int64_t micro_batch_tokens(const RunConfig& config) {
   return config.train.micro_batch_tokens > 0 ? config.train.micro_batch_tokens : config.data.max_length;
 }

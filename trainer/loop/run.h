@@ -28,9 +28,6 @@ struct Run {
   const Requests* requests = nullptr;   // of its hooks; none: nobody asks
 };
 
-// Marks what trains: every weight, but for the routing weights of softmax layers if train.freeze_qk. Call before AdamW is made.
-void mark_trainable(const Decoder& decoder, const TrainConfigSection& config);
-
 // The micro-batch size in tokens that the configuration means.
 int64_t micro_batch_tokens(const RunConfig& config);
 
