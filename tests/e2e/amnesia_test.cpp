@@ -44,11 +44,12 @@ TEST(Amnesia, TheTableIsMadeOfRuns) {
     EXPECT_EQ(run.code, 0) << run.err;
     return run.out;
   };
-  table({"run", out, "--bin", QKR_BINARY_DIR "/bin", "--seeds", "1-1", "--no-freeze", "--problems", "1", "--candidates", "none", "plain", "--answer",
-         "plain", "--set", "model.device=cpu", "model.dtype=float32", "train.max_steps=1", "train.tokens_per_step=1024",
-         "train.micro_batch_tokens=1024", "probe.lengths=[256]", "probe.samples=2", "qk_restore.held_out=8"});
-  const std::string text = table({"show", out}) + table({"sweep", out});
-  for (const char* part : {"1 seeds, 3 prompts a seed and method.", "| before fine-tuning |", "| `none` |", "| `plain` − `none` |", "| table | 1 |"}) {
+  table({"run", out, "--bin", QKR_BINARY_DIR "/bin", "--arms", "steps-75", "train-last-quarter", "--seeds", "1-1", "--no-start", "--problems", "1",
+         "--set", "model.device=cpu", "train.max_steps=1", "train.tokens_per_step=1024", "train.micro_batch_tokens=1024",
+         "probe.lengths=[256]", "probe.samples=2", "qk_restore.held_out=8"});
+  const std::string text = table({"show", out + "/steps-75"}) + table({"sweep", out});
+  for (const char* part : {"1 seeds; 3 prompts and 1 problems a seed and method.", "| before fine-tuning |", "| `none` |", "| `plain` − `none` |",
+                           "| `steps-75` | 1 |", "| `train-last-quarter` | 1 |"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
   }
 }
