@@ -19,8 +19,9 @@ struct LightningOptions {
 
 // Differentiable in q, k, v and initial_state, once. Deterministic. On CUDA nothing waits for the device and nothing is
 // read by the host, so it may be captured in a graph. bf16 and fp32 with D 64 or 128 are served by kernels on CUDA,
-// everything else by batched products over chunks of 64 tokens. Tokens (and an initial state) too old to matter in fp32
-// beside the newest of equal size, exp(-slope age) < 2^-24, may be left out.
+// everything else by batched products over chunks of 64 tokens. Tokens (and an initial state) too old to matter beside
+// the newest of equal size may be left out of long sequences: those with exp(-slope age) < 2^-24; of bf16 outputs and
+// their gradients on compute capability 9.0, 2^-15, and 2^-11 if not accurate. States are always good to 2^-24.
 // Returns o [N, H, D] and the states after the sequences' last tokens [S, H, D, D] (key x value).
 std::tuple<at::Tensor, at::Tensor>
 lightning_attention(const at::Tensor& q,           // [N, H, D] bf16, fp32 or fp64, any strides

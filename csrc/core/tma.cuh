@@ -19,4 +19,17 @@ __device__ inline void tma_load(uint32_t shared, const CUtensorMap* map, uint32_
       : "memory");
 }
 
+// One thread starts the copy of a 3-axis box the other way; what lies outside the tensor is not written. Whoever wrote
+// the box has called fence_shared_for_async before.
+__device__ inline void tma_store(const CUtensorMap* map, uint32_t shared, int c0, int c1, int c2) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];\n"
+      "cp.async.bulk.commit_group;"
+      ::"l"(map), "r"(shared), "r"(c0), "r"(c1), "r"(c2)
+      : "memory");
+}
+
+// Returns when all stores that this thread started have read their boxes.
+__device__ inline void tma_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+
 }  // namespace qkr

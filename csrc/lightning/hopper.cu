@@ -34,23 +34,31 @@ __global__ void __launch_bounds__(Plan<kDim, kHiLo>::kThreads, Plan<kDim, kHiLo>
   const Maps& maps = jobs.maps[blockIdx.x % kPasses];
   const Pass& pass = jobs.pass[blockIdx.x % kPasses];
   const int block = blockIdx.x / kPasses, blocks = gridDim.x / kPasses, group = threadIdx.x / 128;
-  if (threadIdx.x / 32 == 0) cut_work(pass, block, blocks, reinterpret_cast<float*>(memory + P::kOut), cuts);
+  if (threadIdx.x / 32 == 0) cut_work(pass, block, blocks, reinterpret_cast<Extra*>(memory + P::kOut), cuts);
   if (threadIdx.x == 32) {
     for (int stage = 0; stage < P::kStages; ++stage) {
       mbarrier_init(P::full(base, stage), 1);
       mbarrier_init(P::empty(base, stage), P::kGroups * 4);  // one arrival a warp
     }
+    for (int i = 0; i < P::kGroups; ++i) {
+      mbarrier_init(P::scores_ready(base, i), 4);
+      mbarrier_init(P::scores_free(base, i), P::kGroups * 4);
+    }
     mbarrier_publish_inits();
   }
+  if (threadIdx.x == 64 && pass.tokens > 0) {
+    for (const CUtensorMap* map : {&maps.q, &maps.k, &maps.v, &maps.o}) tma_prefetch_map(map);
+  }
+  clear_scores<P>(base);
   __syncthreads();
   copy_empty_states<kDim>(pass, block, blocks);
   // the producer needs few registers, the consumers all they can get
   if (group == P::kGroups) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(40));
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kDim == 64 ? 32 : 24));
     if (threadIdx.x % 128 == 0) produce<P>(maps, pass, cuts, base);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kDim == 64 ? 216 : 232));
-    Consumer<kDim, kHiLo>(pass, base, group).run(cuts);
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kDim == 64 ? 224 : 240));
+    Consumer<kDim, kHiLo>(maps, pass, base, group).run(cuts);
   }
 #endif
 }
@@ -87,12 +95,15 @@ bool is_aligned(const HeadRows<Bf16>& rows) {
 }
 
 bool encode(CUtensorMap* map, const HeadRows<const Bf16>& rows, int tokens, int heads, int dim) {
-  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(dim), static_cast<cuuint64_t>(heads), static_cast<cuuint64_t>(tokens)};
+  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(dim), static_cast<cuuint64_t>(heads),
+                               static_cast<cuuint64_t>(tokens)};
   const cuuint64_t token_bytes = rows.token_stride * sizeof(Bf16);
   const cuuint64_t strides[2] = {heads > 1 ? rows.head_stride * sizeof(Bf16) : token_bytes, token_bytes};
   const cuuint32_t box[3] = {64, 1, hopper::kChunk}, steps[3] = {1, 1, 1};
+  // a head's row, and nothing of the next one's
+  const auto promotion = dim == 64 ? CU_TENSOR_MAP_L2_PROMOTION_L2_128B : CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
   return encoder()(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<Bf16*>(rows.data), sizes, strides, box, steps,
-                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, promotion,
                    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
@@ -124,7 +135,8 @@ cudaError_t run(const Pass (&passes)[kPasses], cudaStream_t stream) {
     Maps& maps = jobs.maps[i];
     if (!encode(&maps.q, p.q, p.tokens, p.heads / p.q_group, p.head_dim) ||
         !encode(&maps.k, p.k, p.tokens, p.heads / p.k_group, p.head_dim) ||
-        !encode(&maps.v, p.v, p.tokens, p.heads / p.v_group, p.head_dim)) {
+        !encode(&maps.v, p.v, p.tokens, p.heads / p.v_group, p.head_dim) ||
+        !encode(&maps.o, {p.o.data, p.o.token_stride, p.o.head_stride}, p.tokens, p.heads, p.head_dim)) {
       return cudaErrorNotSupported;
     }
   }
@@ -134,18 +146,20 @@ cudaError_t run(const Pass (&passes)[kPasses], cudaStream_t stream) {
 }
 
 bool serves(int64_t tokens, int heads, int head_dim) {
-  return (head_dim == 64 || head_dim == 128) && heads <= hopper::kMaxHeads && tokens < INT32_MAX / 2 && encoder() != nullptr;
+  return (head_dim == 64 || head_dim == 128) && heads <= hopper::kMaxHeads && tokens < INT32_MAX / 2 &&
+         encoder() != nullptr;
 }
 
 }  // namespace
 
 bool lightning_hopper_serves(const LightningParams<Bf16>& p) {
-  return serves(p.tokens, p.heads, p.head_dim) && is_aligned(p.q) && is_aligned(p.k) && is_aligned(p.v) && is_aligned(p.o);
+  return serves(p.tokens, p.heads, p.head_dim) && is_aligned(p.q) && is_aligned(p.k) && is_aligned(p.v) &&
+         is_aligned(p.o);
 }
 
 bool lightning_hopper_serves(const LightningGradParams<Bf16>& p) {
-  return serves(p.tokens, p.heads, p.head_dim) && is_aligned(p.q) && is_aligned(p.k) && is_aligned(p.v) && is_aligned(p.d_o) &&
-         is_aligned(p.d_q) && is_aligned(p.d_k) && is_aligned(p.d_v);
+  return serves(p.tokens, p.heads, p.head_dim) && is_aligned(p.q) && is_aligned(p.k) && is_aligned(p.v) &&
+         is_aligned(p.d_o) && is_aligned(p.d_q) && is_aligned(p.d_k) && is_aligned(p.d_v);
 }
 
 cudaError_t launch_lightning_hopper(const LightningParams<Bf16>& p, cudaStream_t stream) {
@@ -153,7 +167,8 @@ cudaError_t launch_lightning_hopper(const LightningParams<Bf16>& p, cudaStream_t
 }
 
 cudaError_t launch_lightning_hopper(const LightningGradParams<Bf16>& p, cudaStream_t stream) {
-  const Pass of_q = grad_pass(p, LightningGrad::kQ), of_k = grad_pass(p, LightningGrad::kK), of_v = grad_pass(p, LightningGrad::kV);
+  const Pass of_q = grad_pass(p, LightningGrad::kQ), of_k = grad_pass(p, LightningGrad::kK),
+             of_v = grad_pass(p, LightningGrad::kV);
   // Short rows: one launch of longer pieces with fewer warm-ups. Long ones: d_k and d_v have the cache to themselves.
   constexpr int64_t kShort = 16384;
   if (p.tokens < kShort) return run<3>({of_q, of_k, of_v}, stream);

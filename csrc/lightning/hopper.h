@@ -1,5 +1,5 @@
-// Lightning attention for compute capability 9.0: tensor memory access, wgmma, the state in registers. bf16, head_dim 64 or
-// 128. Same contract as launch.h; the other path serves what these do not.
+// Lightning attention for compute capability 9.0: tensor memory access, wgmma, the state in registers. bf16, head_dim
+// 64 or 128. Same contract as launch.h; the other path serves what these do not.
 #pragma once
 
 #include <cuda_runtime_api.h>

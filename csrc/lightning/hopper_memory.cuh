@@ -10,14 +10,12 @@
 
 namespace qkr::hopper {
 
-constexpr int kMaxHeads = kTileBytes / sizeof(float);  // the schedule's room is an output tile
-
 struct Maps {
-  CUtensorMap q, k, v;  // boxes of 64 columns of kChunk tokens of one head
+  CUtensorMap q, k, v, o;  // boxes of 64 columns of kChunk tokens of one head
 };
 
-// Passes over the same rows in the same direction run side by side, block by block: what one has fetched, the other finds in L2.
-// The one behind finds more there than the one ahead, so that they stay together.
+// Passes over the same rows in the same direction run side by side, block by block: what one has fetched, the other
+// finds in L2. The one behind finds more there than the one ahead, so that they stay together.
 template <int kPasses>
 struct Jobs {
   Maps maps[kPasses];
@@ -34,17 +32,22 @@ struct Plan {
   static constexpr uint32_t kTensor = kTileBytes * (kDim / 64);
   static constexpr uint32_t kStage = 3 * kTensor;  // q, k, v
   static constexpr uint32_t kScores = kStages * kStage;
-  static constexpr uint32_t kScoresOfGroup = kTileBytes * (kHiLo ? 2 : 1);
-  static constexpr uint32_t kOut = kScores + kGroups * kScoresOfGroup;
-  static constexpr uint32_t kDecays = kOut + kGroups * kTileBytes;
+  static constexpr uint32_t kScoresOfChunk = kTileBytes * (kHiLo ? 2 : 1);
+  static constexpr uint32_t kOut = kScores + kGroups * kScoresOfChunk;
+  static constexpr int kOutBuffers = kStages == 4 ? 1 : 2;  // a warpgroup
+  static constexpr uint32_t kDecays = kOut + kGroups * kOutBuffers * kTileBytes;
   static constexpr uint32_t kDecaysOfGroup = 4 * kChunk * sizeof(float);
   static constexpr uint32_t kBarriers = kDecays + kGroups * kDecaysOfGroup;
-  static constexpr uint32_t kCuts = kBarriers + kStages * 2 * 8;
+  static constexpr uint32_t kCuts = kBarriers + (kStages + kGroups) * 2 * 8;
   static constexpr uint32_t kBytes = kCuts + 2 * sizeof(Cut);
   static_assert(kBlocksPerSm * (kBytes + 1024) <= 228 * 1024, "does not fit");  // the system takes 1 KB a block
 
   __device__ static uint32_t full(uint32_t base, int stage) { return base + kBarriers + stage * 8; }
   __device__ static uint32_t empty(uint32_t base, int stage) { return base + kBarriers + (kStages + stage) * 8; }
+  __device__ static uint32_t scores_ready(uint32_t base, int i) { return base + kBarriers + (2 * kStages + i) * 8; }
+  __device__ static uint32_t scores_free(uint32_t base, int i) {
+    return base + kBarriers + (2 * kStages + kGroups + i) * 8;
+  }
 };
 
 template <int kStages>

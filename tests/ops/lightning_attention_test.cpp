@@ -78,11 +78,28 @@ std::vector<int64_t> many_documents() {
   return offsets;
 }
 
+// Every number with every list.
+std::vector<std::pair<int64_t, std::vector<int64_t>>> pairs_of(const std::vector<int64_t>& numbers,
+                                                               const std::vector<std::vector<int64_t>>& lists) {
+  std::vector<std::pair<int64_t, std::vector<int64_t>>> pairs;
+  for (const int64_t number : numbers) {
+    for (const auto& list : lists) pairs.emplace_back(number, list);
+  }
+  return pairs;
+}
+
+// The two modes of bf16; fp32 has one.
+const std::vector<std::pair<at::ScalarType, bool>> kModes = {
+    {at::kFloat, true}, {at::kBFloat16, true}, {at::kBFloat16, false}};
+
 class Lightning : public test::DeviceTest {
  protected:
   const test::OneThread one_thread_;
   // Head sizes with a kernel where there are kernels; small ones where the composite answers.
   std::vector<int64_t> dims() const { return on_cuda() ? std::vector<int64_t>{64, 128, 24} : std::vector<int64_t>{8}; }
+  std::vector<int64_t> kernel_dims() const {
+    return on_cuda() ? std::vector<int64_t>{64, 128} : std::vector<int64_t>{8};
+  }
   // Outputs are as accurate as the composite's on the CPU; in bf16 each head's error is that of one rounding (or, in
   // the fast mode, 2.6e-3).
   void expect_close(const LightningCase& c, const test::LightningTruth& truth, at::ScalarType dtype, bool accurate) {
@@ -189,8 +206,9 @@ TEST_P(Lightning, GradientsEqualFiniteDifferences) {
 }
 
 TEST_P(Lightning, ManyShortDocumentsAndALongOddLength) {
-  const Shape four{.heads = 4, .kv_heads = 2, .dim = dims().front(), .slopes = {0.84, 0.21, 0.03, 0.0039}};
-  for (const auto& offsets : {many_documents(), std::vector<int64_t>{0, 4099}}) {
+  Shape four{.heads = 4, .kv_heads = 2, .slopes = {0.84, 0.21, 0.03, 0.0039}};
+  for (const auto& [dim, offsets] : pairs_of(kernel_dims(), {many_documents(), {0, 4099}})) {
+    four.dim = dim;
     const LightningCase c = random_case(offsets, four, true, 11);
     const auto truth = test::lightning_truth_of(c);
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) expect_close(c, truth, dtype, true);
@@ -208,9 +226,11 @@ TEST_P(Lightning, ManyShortDocumentsAndALongOddLength) {
 
 // Few heads and many tokens: even a slow head is cut into several segments, each with a run over the tokens before it.
 TEST_P(Lightning, SegmentsOfLongRowsJoin) {
-  const Shape slow{.dim = on_cuda() ? 64 : 4, .slopes = {0.84, 0.00390625}};
+  Shape slow{.slopes = {0.84, 0.00390625}};
   const int64_t tokens = on_cuda() ? 20000 : 2000;  // only kernels have segments
-  for (const auto& offsets : {std::vector<int64_t>{0, tokens}, {0, 17, tokens / 4, tokens / 4, tokens / 2}}) {
+  for (const auto& [dim, offsets] :
+       pairs_of(kernel_dims(), {{0, tokens}, {0, 17, tokens / 4, tokens / 4, tokens / 2}})) {
+    slow.dim = dim;
     const LightningCase c = random_case(offsets, slow, true, 21);
     const auto truth = test::lightning_truth_of(c);
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) expect_close(c, truth, dtype, true);
@@ -234,16 +254,18 @@ TEST_P(Lightning, QueryHeadsShareKeysAndKeepTheirSlopes) {
 
 TEST_P(Lightning, StridedInputsGiveTheSameBits) {
   for (const int64_t dim : dims()) {
-    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    for (const auto& [dtype, is_accurate] : kModes) {
+      const bool accurate = is_accurate;
       const LightningCase dense = random_case({0, 70, 150}, {.dim = dim}, true, 41).as(dtype, device());
-      const auto [o, state] = run(dense);
+      const auto [o, state] = run(dense, accurate);
       const auto expect_same = [&](const std::function<Tensor(const Tensor&)>& strided) {
         LightningCase c = dense;
         for (Tensor* t : {&c.q, &c.k, &c.v}) *t = strided(*t);
-        const auto [o2, state2] = run(c);
+        const auto [o2, state2] = run(c, accurate);
         EXPECT_TRUE(same_bytes(o, o2) && same_bytes(state, state2)) << c.q.strides();
         const Tensor weight = dense.v.flip(0);
-        const Grads a = grads_of(dense, weight, dense.initial), b = grads_of(c, weight, dense.initial);
+        const Grads a = grads_of(dense, weight, dense.initial, accurate);
+        const Grads b = grads_of(c, weight, dense.initial, accurate);
         EXPECT_TRUE(same_bytes(a.q, b.q) && same_bytes(a.k, b.k) && same_bytes(a.v, b.v) &&
                     same_bytes(a.initial, b.initial));
       };
@@ -259,15 +281,18 @@ TEST_P(Lightning, StridedInputsGiveTheSameBits) {
 }
 
 TEST_P(Lightning, TwoRunsAreBitEqual) {
-  const LightningCase c = random_case({0, 500, 1777}, {.dim = dims().back()}, true, 51);
-  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
-    const LightningCase here_ = c.as(dtype, device());
-    const auto [o, state] = run(here_);
-    const auto [o2, state2] = run(here_);
-    EXPECT_TRUE(same_bytes(o, o2) && same_bytes(state, state2));
-    const Grads a = grads_of(here_, c.v, c.initial), b = grads_of(here_, c.v, c.initial);
-    EXPECT_TRUE(same_bytes(a.q, b.q) && same_bytes(a.k, b.k) && same_bytes(a.v, b.v) &&
-                same_bytes(a.initial, b.initial));
+  for (const int64_t dim : dims()) {
+    const LightningCase c =
+        random_case({0, 500, 1777, 6000}, {.dim = dim, .slopes = {0.84, 0.00390625}}, true, 51);
+    for (const auto& [dtype, accurate] : kModes) {
+      const LightningCase here_ = c.as(dtype, device());
+      const auto [o, state] = run(here_, accurate);
+      const auto [o2, state2] = run(here_, accurate);
+      EXPECT_TRUE(same_bytes(o, o2) && same_bytes(state, state2));
+      const Grads a = grads_of(here_, c.v, c.initial, accurate), b = grads_of(here_, c.v, c.initial, accurate);
+      EXPECT_TRUE(same_bytes(a.q, b.q) && same_bytes(a.k, b.k) && same_bytes(a.v, b.v) &&
+                  same_bytes(a.initial, b.initial));
+    }
   }
 }
 
