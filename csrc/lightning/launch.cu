@@ -9,10 +9,16 @@
 namespace qkr {
 namespace {
 
+__global__ void this_code() {}
+
+// Whether the device is Hopper and this library holds code for Hopper. Built for 8.0 alone it runs translated code there, as it does on
+// newer devices.
 bool on_hopper() {
   int device = 0, major = 0;
+  cudaFuncAttributes built = {};
   return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major == 9;
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major == 9 &&
+         cudaFuncGetAttributes(&built, this_code) == cudaSuccess && built.ptxVersion >= 90;
 }
 
 }  // namespace
