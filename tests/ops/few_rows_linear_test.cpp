@@ -18,8 +18,8 @@ TEST(FewRowsLinear, IsTheProductWithEachWeight) {
   const c10::InferenceMode no_autograd;
   at::manual_seed(1);
   for (const at::Device device : devices()) {
-    for (const int64_t cols : {8, 264, 1024, 4104}) {
-      for (const int64_t rows : {1, 2, 3, 4, 5, 8, 9}) {
+    for (const int64_t cols : {8, 264, 2048, 2560, 4104, 8200}) {
+      for (const int64_t rows : {1, 2, 3, 4, 5, 9}) {
         const at::TensorOptions options = at::TensorOptions(device).dtype(at::kBFloat16);
         const at::Tensor x = at::randn({rows, cols + 16}, options).narrow(1, 8, cols);  // not dense
         std::vector<at::Tensor> weights;
@@ -47,6 +47,27 @@ TEST(FewRowsLinear, ARowsBitsHangOnItsOwnValuesAlone) {
   for (int64_t rows = 1; rows < 4; ++rows) {
     EXPECT_TRUE(at::equal(few_rows_linear(x.narrow(0, 1, rows), {w, w})[1], want.narrow(0, 1, rows))) << rows;
   }
+}
+
+// A product may begin before the one in front of it has ended: what it reads of it must be there all the same.
+TEST(FewRowsLinear, EachOfManyInARowReadsWhatTheOneBeforeWrote) {
+  if (!at::hasCUDA()) GTEST_SKIP() << "needs a GPU";
+  const c10::InferenceMode no_autograd;
+  at::manual_seed(2);
+  const at::TensorOptions options = at::TensorOptions(at::kCUDA).dtype(at::kBFloat16);
+  std::vector<at::Tensor> weights;
+  for (int i = 0; i < 6; ++i) weights.push_back(at::randn({4096, 4096}, options) / 64);
+  const at::Tensor first = at::randn({1, 4096}, options);
+  const auto run = [&](bool wait) {
+    at::Tensor x = first;
+    for (int i = 0; i < 120; ++i) {
+      x = few_rows_linear(x, {weights[static_cast<size_t>(i) % 6], weights[static_cast<size_t>(i + 1) % 6]})[i % 2];
+      if (wait) x.sum().item();
+    }
+    return x;
+  };
+  const at::Tensor want = run(true);
+  for (int again = 0; again < 5; ++again) EXPECT_TRUE(at::equal(run(false), want)) << again;
 }
 
 TEST(FewRowsLinear, OtherDtypesAndOddSizesGoThroughATen) {
