@@ -107,12 +107,7 @@ ItemPool make_pool(const ProbeConfigSection& config, const TextModel& text) {
   if (!config.samples.is_auto() || config.lengths.empty()) return {};
   return ItemPool([config, haystack = haystack_of(config), codec = text_codec(text)](const std::string& task, int64_t length, int64_t first,
                                                                                      int64_t count) {
-    std::vector<NeedleItem> items;
-    for (int64_t index = first; index < first + count; ++index) {
-      const int64_t guess = items.empty() ? 0 : items[0].num_haystack;
-      items.push_back(draw_item(config, parse_needle_task(task), length, index, haystack.get(), codec, guess));
-    }
-    return items;
+    return draw_cell(config, parse_needle_task(task), length, first, count, haystack.get(), codec);
   });
 }
 
