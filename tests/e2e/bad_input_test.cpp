@@ -123,7 +123,7 @@ std::vector<Fault> model_faults() {
       {"MissingModelConfig", [](Workspace& w) { fs::remove(w.model / "config.json"); }, {"$/model/config.json: must exist, got no such file"}},
       {"MissingTokenizer", [](Workspace& w) { fs::remove(w.model / "tokenizer.json"); }, {"$/model/tokenizer.json: no such file"}},
       {"BrokenTokenizer", [](Workspace& w) { w.folder.write("model/tokenizer.json", "{\"model\": 1"); }, {"$/model/tokenizer.json: "}},
-      {"BrokenModelConfig", [](Workspace& w) { w.folder.write("model/config.json", "{\"model_type\": "); }, {"$/model/config.json: must be JSON, got ", "line 1, column 16"}},
+      {"BrokenModelConfig", [](Workspace& w) { w.folder.write("model/config.json", "{\"model_type\": "); }, {"$/model/config.json:1:16: must be JSON, got unexpected end of input"}},
       {"UnknownModelType", [](Workspace& w) { w.change_model_config([](auto& json) { json["model_type"] = "mamba"; }); },
        {"$/model/config.json: model_type", "hypenet, hybrid, qwen3, qwen2 or llama", "mamba"}},
       {"UnknownModelKey", [](Workspace& w) { w.change_model_config([](auto& json) { json["sliding_windows"] = 128; }); },

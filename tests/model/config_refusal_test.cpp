@@ -46,6 +46,7 @@ TEST(Refused, WrongTypes) {
   expect_has(refusal(with(of_type("llama"), "vocab_size", 1e30)), {"vocab_size"});
   expect_has(refusal(with(of_type("llama"), "tie_word_embeddings", 1)),
              {"tie_word_embeddings must be true or false, got 1"});
+  expect_has(refusal(with(of_type("llama"), "rms_norm_eps", -1e-6)), {"rms_norm_eps must be at least 0 and below 1, got -1e-06"});
   expect_has(refusal(with(of_type("llama"), "rms_norm_eps", "small")),
              {"rms_norm_eps must be a number, got \"small\""});
   expect_has(refusal(with(of_type("llama"), "eos_token_id", "2")),

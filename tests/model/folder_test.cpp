@@ -265,6 +265,36 @@ TEST(Refused, MissingUnexpectedAndMisshapenTensors) {
                  "is not part");  // no legacy names in Llama
 }
 
+TEST(SaveModel, NeedsRoomForWhatItWrites) {
+  const TmpDir dir;
+  const ModelSource source = read(fixture("llama-tiny"));
+  const NamedTensors weights = load_decoder(source, at::kFloat, at::kCPU).weights();
+  save_model(dir / "out", source, weights);
+  int64_t bytes = 0;
+  for (const auto& entry : fs::directory_iterator(dir / "out")) bytes += static_cast<int64_t>(entry.file_size());
+  EXPECT_GE(tensor_bytes(weights) + companion_bytes(source), bytes);
+}
+
+// check_weights reads no data, so that load_decoder alone says this.
+TEST(Refused, AWeightThatIsNoNumber) {
+  const auto refusal = [](double value, at::ScalarType dtype) {
+    const TmpDir dir;
+    const ModelSource source = read(changed(dir, "llama-tiny", at::kFloat, {}, [&](NamedTensors& t) {
+      at::Tensor weight = t.at("model.layers.1.self_attn.k_proj.weight").clone();
+      weight[3][5] = value;
+      t.set("model.layers.1.self_attn.k_proj.weight", weight);
+    }));
+    EXPECT_EQ(QKR_MESSAGE_OF(check_weights(source)), "");
+    const std::string message = QKR_MESSAGE_OF(load_decoder(source, dtype, at::kCPU));
+    return message.substr(std::min(message.size(), (dir / "source").string().size()));
+  };
+  const std::string place = ": tensor model.layers.1.self_attn.k_proj.weight: must be finite in ";
+  EXPECT_EQ(refusal(std::nan(""), at::kFloat), place + "Float, got nan at [3, 5]");
+  EXPECT_EQ(refusal(-HUGE_VAL, at::kFloat), place + "Float, got -inf at [3, 5]");
+  EXPECT_EQ(refusal(3.4e38, at::kBFloat16), place + "BFloat16, got inf at [3, 5]");
+  EXPECT_EQ(refusal(3.4e38, at::kFloat), "");
+}
+
 TEST(Tied, AnEqualHeadIsAcceptedAndAnotherRefused) {
   const TmpDir dir;
   const fs::path equal = changed(dir, "llama-tiny", at::kFloat, {}, [](NamedTensors& t) {

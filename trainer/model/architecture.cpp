@@ -97,6 +97,7 @@ void read_rope(ConfigReader& config, Architecture& a, double default_theta, bool
 void read_common(ConfigReader& config, Architecture& a, double default_eps) {
   a.hidden_size = config.size("hidden_size", 4096);
   a.rms_norm_eps = config.number("rms_norm_eps", default_eps);
+  if (!(a.rms_norm_eps >= 0 && a.rms_norm_eps < 1)) config.refuse("rms_norm_eps", "at least 0 and below 1");
   a.initializer_range = config.number("initializer_range", 0.02);
   a.tied = config.boolean("tie_word_embeddings", false);
   a.eos_ids = config.integers("eos_token_id");

@@ -4,17 +4,14 @@
 
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
+#include "trainer/io/json_text.h"
 
 namespace qkr {
 
 using Json = nlohmann::ordered_json;
 
 ConfigReader::ConfigReader(std::string_view text, std::string where) : where_(std::move(where)) {
-  try {
-    json_ = Json::parse(text);
-  } catch (const nlohmann::json::exception& error) {
-    fail(where_, ": must be JSON, got ", error.what());
-  }
+  json_ = parse_json<Json>(text, where_);
   if (!json_.is_object()) fail(where_, ": must be a JSON object, got ", json_.type_name());
 }
 

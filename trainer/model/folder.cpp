@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -132,6 +133,21 @@ ModelSource ModelSource::read(const std::string& folder, const std::string& logi
 
 void check_weights(const ModelSource& source) { match_names(source, SafetensorsFolder(source.folder)); }
 
+namespace {
+
+// One number that is none makes every output none, and a model that finds nothing looks like one that has forgotten.
+void check_finite(const std::string& folder, const std::string& name, const at::Tensor& weight) {
+  const auto [low, high] = at::aminmax(weight);  // a NaN is both
+  if (std::isfinite(low.item<double>()) && std::isfinite(high.item<double>())) return;
+  const at::Tensor place = at::isfinite(weight).logical_not().nonzero()[0].cpu();
+  at::Tensor value = weight;
+  for (int64_t i = 0; i < place.numel(); ++i) value = value.select(0, place[i].item<int64_t>());
+  fail(folder, ": tensor ", name, ": must be finite in ", weight.scalar_type(), ", got ", value.item<double>(), " at ",
+       at::IntArrayRef(place.const_data_ptr<int64_t>(), static_cast<size_t>(place.numel())));
+}
+
+}  // namespace
+
 Decoder load_decoder(const ModelSource& source, at::ScalarType dtype, at::Device device) {
   const SafetensorsFolder files(source.folder);
   const auto matched = match_names(source, files);
@@ -140,6 +156,7 @@ Decoder load_decoder(const ModelSource& source, at::ScalarType dtype, at::Device
   for (const WeightSpec& spec : weight_specs(source.architecture)) {
     // A copy always: the mapped pages are read-only.
     weights.set(spec.name, files.tensor(matched.at(spec.name)).to(device, dtype, false, true));
+    check_finite(source.folder, spec.name, weights.at(spec.name));
   }
   return Decoder(source.architecture, std::move(weights));
 }
@@ -160,8 +177,16 @@ Decoder random_decoder(const ModelSource& source, at::ScalarType dtype, at::Devi
   return Decoder(source.architecture, std::move(weights));
 }
 
+int64_t companion_bytes(const ModelSource& source) {
+  int64_t bytes = int64_t{4} << 20;  // config.json, headers, the file system's own
+  for (const auto& entry : fs::directory_iterator(source.folder)) {
+    if (entry.is_regular_file() && travels_along(entry.path())) bytes += static_cast<int64_t>(entry.file_size());
+  }
+  return bytes;
+}
+
 void save_model(const fs::path& folder, const ModelSource& source, const NamedTensors& weights) {
-  need_free_bytes(folder, tensor_bytes(weights) + (int64_t{64} << 20), "the model", ExitCode::kRunFailed);
+  need_free_bytes(folder, tensor_bytes(weights) + companion_bytes(source), "the model", ExitCode::kRunFailed);
   AtomicFolder made(folder);
   write_safetensors_sharded(made.path(), weights, kMaxShardBytes);
   write_file_atomically(made.path() / "config.json", config_with_dtype(source.config_json, weights.begin()->second.scalar_type()));

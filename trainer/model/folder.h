@@ -27,11 +27,14 @@ struct ModelSource {
 // load). HypeNet's older names (student_model., .mixer., .attn., ...) are understood.
 void check_weights(const ModelSource& source);
 
-// Reads the weights (by memory map) into new tensors of `dtype` on `device`.
+// Reads the weights (by memory map) into new tensors of `dtype` on `device`. Error naming the first that is not finite there.
 Decoder load_decoder(const ModelSource& source, at::ScalarType dtype, at::Device device);
 
 // The same from nothing: N(0, initializer_range) for matrices, ones for norms, zeros for biases; a function of the seed alone.
 Decoder random_decoder(const ModelSource& source, at::ScalarType dtype, at::Device device, int64_t seed);
+
+// What save_model writes beside the weights, at most.
+int64_t companion_bytes(const ModelSource& source);
 
 // Writes `folder` (absent or empty; atomically): weights in their own dtype, sharded above 5 GB, config.json with that dtype
 // under the key that was there, and the source's tokenizer, template, generation and code files byte for byte.
