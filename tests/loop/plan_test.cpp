@@ -150,6 +150,17 @@ TEST(BatchPlan, TheSeedDecidesTheOrder) {
   EXPECT_NE(walk(other).rows, w.rows);
 }
 
+// More epochs than anybody waits for, and than an integer holds, are an error at once, but for a run that train.max_steps ends.
+TEST(BatchPlan, EpochsWithoutAnEndAreAnError) {
+  for (const double epochs : {1e10, 1e308}) {
+    TrainConfigSection config = config_of(epochs, 100);
+    const std::string says = "train.epochs: must be at most 3333333 of this data's 30 packed rows, or train.max_steps must end the run before, got ";
+    EXPECT_EQ(QKR_MESSAGE_OF(BatchPlan(row_sizes(30), config, 100)).rfind(says, 0), 0u) << epochs;
+    config.max_steps = 7;
+    EXPECT_EQ(BatchPlan(row_sizes(30), config, 100).total_steps(), 7);
+  }
+}
+
 TEST(BatchPlan, NoRowIsAnError) {
   EXPECT_EQ(QKR_MESSAGE_OF(BatchPlan({}, config_of(1, 100), 100)),
             "data.train: must have at least one row to train on, got none");

@@ -7,17 +7,30 @@
 #include "trainer/data/dataset.h"
 
 namespace qkr {
+namespace {
+
+constexpr double kMaxRows = 1e8;  // of a stream, which is walked once before the first step: seconds
+
+[[noreturn]] void fail_endless(const TrainConfigSection& config, double rows) {
+  fail("train.epochs: must be at most ", static_cast<int64_t>(kMaxRows / rows), " of this data's ", static_cast<int64_t>(rows),
+       " packed rows, or train.max_steps must end the run before, got ", config.epochs);
+}
+
+}  // namespace
 
 BatchPlan::BatchPlan(std::vector<int64_t> row_tokens, const TrainConfigSection& config, int64_t micro_batch_tokens)
     : row_tokens_(std::move(row_tokens)), config_(config), micro_batch_tokens_(micro_batch_tokens) {
   if (row_tokens_.empty()) fail("data.train: must have at least one row to train on, got none");
   const double rows = static_cast<double>(row_tokens_.size());
-  stream_rows_ = std::max<int64_t>(1, std::llround(config.epochs * rows));
+  const bool endless = config.epochs * rows > kMaxRows;
+  if (endless && config.max_steps == 0) fail_endless(config, rows);
+  stream_rows_ = std::max<int64_t>(1, std::llround(std::min(config.epochs * rows, kMaxRows)));
   // Steps are counted by walking them: their sizes depend on which rows meet.
   for (int64_t position = 0; position < stream_rows_; ++total_steps_) {
     if (config.max_steps > 0 && total_steps_ == config.max_steps) break;
     position = step_at(position).next_sample;
   }
+  if (endless && total_steps_ < config.max_steps) fail_endless(config, rows);
 }
 
 double BatchPlan::epoch_at(int64_t next_sample) const {

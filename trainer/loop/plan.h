@@ -18,7 +18,7 @@ struct PlannedStep {
 class BatchPlan {
  public:
   // `row_tokens`: tokens of each packed row. A step takes rows while they fit into train.tokens_per_step, one at least; so does
-  // a micro-batch with `micro_batch_tokens`. Error if there is no row.
+  // a micro-batch with `micro_batch_tokens`. Error if there is no row, or no end to them.
   BatchPlan(std::vector<int64_t> row_tokens, const TrainConfigSection& config, int64_t micro_batch_tokens);
 
   int64_t total_steps() const { return total_steps_; }
