@@ -191,6 +191,11 @@ TEST(Checkpoint, RefusesADamagedFolder) {
   using Json = nlohmann::json;
   EXPECT_EQ(damage([](const fs::path& f) { fs::remove(f / "optim.safetensors"); }),
             "optim.safetensors: must exist in a checkpoint, got no such file");
+  EXPECT_EQ(damage([](const fs::path& f) {
+              fs::remove(f / "optim.safetensors");
+              fs::create_directory(f / "optim.safetensors");
+            }),
+            "optim.safetensors: must be a file in a checkpoint, got something else");
   EXPECT_EQ(damage([](const fs::path& f) { fs::remove(f / "progress.json"); }), " must be a checkpoint, got no progress.json in it");
   EXPECT_EQ(damage([](const fs::path& f) { fs::resize_file(f / "model.safetensors", 100); }).find("model.safetensors: must have "), 0u);
   EXPECT_EQ(damage([](const fs::path& f) { fs::resize_file(f / "progress.json", 25); }).find("progress.json:3:"), 0u);

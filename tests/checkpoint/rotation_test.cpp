@@ -76,6 +76,7 @@ TEST(PruneCheckpoints, DeletesNothingWhileTheNewestIsDamaged) {
 TEST(DropCheckpointsAfter, MakesWayForARunThatResumedFromAnOlderOne) {
   const TmpDir dir;
   for (const int64_t step : {100, 200, 300}) save_at(dir.path(), step);
+  dir.write("step-000400/model.safetensors", "what somebody has left of one");
   drop_checkpoints_after(dir.path(), 200);
   EXPECT_EQ(names_in(dir.path()), (Names{"step-000100", "step-000200"}));
   save_at(dir.path(), 300);

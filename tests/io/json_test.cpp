@@ -153,6 +153,10 @@ TEST(JsonLines, KeepsLeadingLinesForAResume) {
   EXPECT_EQ(read_file(path), "");
   EXPECT_EQ(keep_lines_while(dir / "none.jsonl", until_2), 0);
   EXPECT_FALSE(fs::exists(dir / "none.jsonl"));
+  const fs::path other = dir.write("other.jsonl", "{\"step\":1}\n[1]\n");
+  const std::string message = QKR_MESSAGE_OF(keep_lines_while(other, until_2));
+  EXPECT_EQ(message.rfind(other.string() + ":2: must be a row that a run has written, got ", 0), 0u) << message;
+  EXPECT_EQ(read_file(other), "{\"step\":1}\n[1]\n");
   const fs::path torn = dir.write("torn.jsonl", "{\"step\":1}\n{\"st");
   EXPECT_EQ(keep_lines_while(torn, until_2), 1);
   EXPECT_EQ(read_file(torn), "{\"step\":1}\n");

@@ -51,6 +51,7 @@ int64_t count_in(const nlohmann::json& json, const char* key, const std::string&
 
 void check_size(const fs::path& file, int64_t want) {
   if (!fs::exists(file)) fail(file.string(), ": must exist in a checkpoint, got no such file");
+  if (!fs::is_regular_file(file)) fail(file.string(), ": must be a file in a checkpoint, got something else");
   const auto bytes = static_cast<int64_t>(fs::file_size(file));
   if (bytes != want) fail(file.string(), ": must have ", want, " bytes as ", kProgress, " says, got ", bytes);
 }

@@ -48,7 +48,7 @@ std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::pa
 // complete. Call it after save_checkpoint.
 void prune_checkpoints(const std::filesystem::path& checkpoints_dir, int64_t keep);
 
-// Deletes the checkpoints after `step`, which a run resumed from an older checkpoint will write again.
+// Deletes the checkpoints after `step`, which a run resumed from an older checkpoint will write again, and what is left of any.
 void drop_checkpoints_after(const std::filesystem::path& checkpoints_dir, int64_t step);
 
 }  // namespace qkr

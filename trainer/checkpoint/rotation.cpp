@@ -26,13 +26,13 @@ struct Found {
   fs::path path;
 };
 
-// The checkpoints of a folder by step; none if there is no such folder.
-std::vector<Found> find_checkpoints(const fs::path& dir) {
+// The checkpoints of a folder by step, or all folders that have the name of one; none if there is no such folder.
+std::vector<Found> find_checkpoints(const fs::path& dir, bool all = false) {
   std::vector<Found> found;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(dir, error)) {
     const auto step = step_of(entry.path().filename().string());
-    if (step && entry.is_directory() && fs::exists(entry.path() / "progress.json")) found.push_back({*step, entry.path()});
+    if (step && entry.is_directory() && (all || fs::exists(entry.path() / "progress.json"))) found.push_back({*step, entry.path()});
   }
   if (error && error != std::errc::no_such_file_or_directory) {
     fail(dir.string(), ": must be a readable folder of checkpoints, got ", error.message());
@@ -77,7 +77,7 @@ void prune_checkpoints(const fs::path& checkpoints_dir, int64_t keep) {
 }
 
 void drop_checkpoints_after(const fs::path& checkpoints_dir, int64_t step) {
-  for (const Found& checkpoint : find_checkpoints(checkpoints_dir)) {
+  for (const Found& checkpoint : find_checkpoints(checkpoints_dir, /*all=*/true)) {
     if (checkpoint.step > step) delete_checkpoint(checkpoint.path);
   }
 }

@@ -107,9 +107,13 @@ int64_t keep_lines_while(const fs::path& path, const std::function<bool(const nl
   size_t good_bytes = 0;
   {
     JsonLinesReader reader(path, {.allow_torn_end = true});
-    while (reader.next() && keep(reader.row())) {
-      ++kept;
-      good_bytes = reader.end_offset();
+    try {
+      while (reader.next() && keep(reader.row())) {
+        ++kept;
+        good_bytes = reader.end_offset();
+      }
+    } catch (const nlohmann::json::exception& error) {  // keep() asked for what the row has not
+      fail(reader.file(), ":", reader.line(), ": must be a row that a run has written, got ", json_complaint(error.what()));
     }
   }  // unmapped before the file shrinks
   if (good_bytes < fs::file_size(path)) cut_file(path, good_bytes);

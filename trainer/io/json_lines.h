@@ -66,6 +66,7 @@ class JsonLinesReader {
 
 // Keeps the leading rows for which keep(row) is true and cuts the file before the first other one (or torn end); for a resume,
 // which does again what was logged after its checkpoint. Returns the rows kept; an absent file has none.
+// Error naming the line of a row that keep() cannot read.
 int64_t keep_lines_while(const std::filesystem::path& path, const std::function<bool(const nlohmann::json&)>& keep);
 
 }  // namespace qkr
