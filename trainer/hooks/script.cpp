@@ -15,6 +15,7 @@
 #include "trainer/core/text.h"
 #include "trainer/hooks/script_compile.h"
 #include "trainer/hooks/script_guard.h"
+#include "trainer/hooks/script_save.h"
 #include "trainer/hooks/script_worker.h"
 #include "trainer/io/atomic.h"
 
@@ -188,7 +189,9 @@ ScriptReply Script::call(ScriptEvent event, const ScriptInputs& inputs) {
 
 void Script::save(const fs::path& file) const {
   try {
-    module_->module.save(file.string());
+    save_module(module_->module, file);
+  } catch (const Error&) {
+    throw;
   } catch (const std::exception& error) {
     fail_run(file.string(), ": the state of ", config_.script, " must be saved, got ", script_reason(error.what()));
   }

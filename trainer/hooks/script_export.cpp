@@ -5,6 +5,7 @@
 
 #include "trainer/core/error.h"
 #include "trainer/hooks/script_compile.h"
+#include "trainer/hooks/script_save.h"
 
 namespace qkr {
 namespace fs = std::filesystem;
@@ -17,14 +18,8 @@ std::vector<fs::path> export_scripts(const fs::path& folder) {
   for (const auto& [name, source] : {std::pair("restore", restore_module), std::pair("answers", answers_module)}) {
     const torch::jit::Module module =
         compile_source(std::string(name) + ".ts", std::string(source), std::string("__torch__.qk_restore_") + name);
-    const fs::path target = folder / (std::string(name) + ".pt"), partial = target.string() + ".partial";
-    try {
-      module.save(partial.string());
-      fs::rename(partial, target);
-    } catch (const std::exception& failed) {
-      fail_run(target.string(), ": must be written, got ", script_reason(failed.what()));
-    }
-    written.push_back(target);
+    written.push_back(folder / (std::string(name) + ".pt"));
+    save_module(module, written.back());
   }
   return written;
 }
