@@ -102,6 +102,7 @@ std::vector<Fault> config_faults() {
       {"Contradiction", [](Workspace& w) { w.set = {"train.micro_batch_tokens=32"}; },
        {"train.micro_batch_tokens: must be 0 or >= data.max_length (64)"}},
       {"MissingConfigFile", [](Workspace& w) { fs::remove(w.config); }, {"$/run.yaml: no such file"}},
+      {"InspectNothing", [](Workspace& w) { w.flags = {"--inspect", "0"}; }, {"--inspect: Value 0 not in range 1 to 1000000"}},
       {"NoOutputNamed", [](Workspace& w) { w.flags = {"--set", "output="}; }, {"output: must be given"}},
   };
 }
@@ -300,6 +301,7 @@ TEST_P(BadProbeInput, IsOneLineAndNothingWritten) {
   std::vector<std::string> command = {"niah-probe"};
   for (const std::string& argument : GetParam().arguments) command.push_back(in_folder(argument, folder));
   if (command[1] == "--model=good") command[1] = "--model=" + base_model().string();
+  if (command[2] == "good") command[2] = base_model().string();
   const Outcome outcome = run_program(command);
   EXPECT_EQ(outcome.code, 2) << outcome.out;
   EXPECT_EQ(outcome.out, "");
@@ -323,6 +325,8 @@ INSTANTIATE_TEST_SUITE_P(
                    "--tasks: must be one of niah_single_1, niah_single_2, niah_single_3, niah_multikey_1, niah_multikey_2, "
                    "niah_multikey_3, niah_multivalue, niah_multiquery, vt, got 'niah_single_4'"},
         ProbeFault{"MissingHaystack", {"--model=good", "--lengths", "256", "--haystack", "$/book.txt"}, "$/book.txt: "},
+        ProbeFault{"SecondModelOfTwo", {"--compare", "good", "$/nowhere", "--lengths", "256"}, "--compare must name two result files or two model folders"},
+        ProbeFault{"SecondModelOfTwoIsNone", {"--compare", "good", "$", "--lengths", "256"}, "$/config.json: must exist, got no such file"},
         ProbeFault{"OutputExists", {"--model=good", "--tasks", "niah_single_1", "--lengths", "256", "--output", "$/there.jsonl"},
                    "$/there.jsonl: --output must not exist yet (--resume goes on with it)"},
         ProbeFault{"SmallVocabulary", {"--model=$/small-vocabulary", "--tasks", "niah_single_1", "--lengths", "256"},

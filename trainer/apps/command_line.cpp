@@ -1,5 +1,7 @@
 #include "trainer/apps/command_line.h"
 
+#include <iostream>
+
 #include "trainer/apps/process.h"
 #include "trainer/core/error.h"
 
@@ -12,7 +14,10 @@ int parse_and_run(CLI::App& app, const char* program, int argc, char** argv, con
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::kBadInput);
   }
-  return guarded(program, body);
+  const int code = guarded(program, body);
+  if (code != 0 || std::cout.flush()) return code;
+  std::cerr << program << ": standard output: must be written, got no room or no reader\n";
+  return static_cast<int>(ExitCode::kRunFailed);
 }
 
 }  // namespace qkr

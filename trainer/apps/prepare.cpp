@@ -2,6 +2,7 @@
 #include <filesystem>
 
 #include "trainer/apps/frozen.h"
+#include "trainer/apps/output.h"
 #include "trainer/apps/process.h"
 #include "trainer/apps/session.h"
 #include "trainer/core/digest.h"
@@ -21,30 +22,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A new run needs a new folder; a resumed one needs what the first start left.
-void check_output(Prepared& p, bool resume) {
-  const fs::path folder = p.config.output;
-  if (fs::exists(folder) && !fs::is_directory(folder)) fail(folder.string(), ": output must be a folder, got a file");
-  const bool used = fs::exists(folder) && !fs::is_empty(folder);
-  if (!resume) {
-    if (used) fail(folder.string(), ": output must be empty or absent, got a folder with files (--resume goes on with it)");
-    return;
-  }
-  if (!used) fail(folder.string(), ": --resume needs the folder of an earlier start, got ", fs::exists(folder) ? "an empty folder" : "nothing");
-  if (!fs::exists(folder / "config.yaml")) fail(folder.string(), ": --resume needs the folder of an earlier start, got one without config.yaml");
-  p.resume_from = latest_checkpoint(folder / "checkpoints");
-  p.resuming = true;
-}
-
 // Room for the model (twice if the tuned one is kept too) and for the checkpoints that stay, plus the one being written.
 void check_disk(const Prepared& p) {
   const int64_t parameters = parameter_count(p.source.architecture);
   const int64_t weight = p.config.model.dtype == "bfloat16" ? 2 : 4;
   constexpr int64_t kState = 12;  // of a checkpoint: two fp32 moments, and an fp32 weight whole or in its two halves; of a frozen one the weight
   const int64_t trained = count_trained(p.source.architecture, p.frozen).weights;
+  constexpr int64_t kBesides = int64_t{8} << 20;  // a checkpoint's headers, logs, the report
   const int64_t models = p.config.save_sft_model ? 2 : 1;
   const int64_t checkpoints = p.config.checkpoint.every > 0 ? p.config.checkpoint.keep + 1 : 1;
-  need_free_bytes(p.config.output, parameters * models * weight + checkpoints * (trained * kState + (parameters - trained) * weight),
+  need_free_bytes(p.config.output,
+                  models * (parameters * weight + companion_bytes(p.source)) +
+                      checkpoints * (trained * kState + (parameters - trained) * weight) + kBesides,
                   "the model and the checkpoints");
 }
 

@@ -11,6 +11,7 @@
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
 #include "trainer/hooks/head_probe.h"
+#include "trainer/io/file_lock.h"
 #include "trainer/io/json_lines.h"
 #include "trainer/io/safetensors.h"
 #include "trainer/probe/auto_samples.h"
@@ -46,6 +47,10 @@ class Lap {
  private:
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
+
+std::unique_ptr<FileLock> lock_of(const std::string& output) {
+  return std::make_unique<FileLock>(output, output + ": --output must be of one probe at a time, got one that another process is at work on");
+}
 
 // What an earlier process left in the output.
 std::vector<ItemResult> earlier_rows(const ProbeFolderOptions& options) {
@@ -89,8 +94,10 @@ ProbeOptions run_options(const ProbeFolderOptions& options, const Decoder& decod
 // Prompts by every reading that is asked for, those apart that an earlier process has measured.
 class FolderProbe {
  public:
-  FolderProbe(const ProbeFolderOptions& options, const Decoder& decoder, const TextCodec& codec, Console& console, std::vector<ItemResult> earlier)
-      : options_(options), decoder_(decoder), codec_(codec), console_(console), base_(run_options(options, decoder)), results_(std::move(earlier)) {}
+  FolderProbe(const ProbeFolderOptions& options, const Decoder& decoder, const TextCodec& codec, Console& console, std::vector<ItemResult> earlier,
+              std::unique_ptr<FileLock> lock)
+      : options_(options), decoder_(decoder), codec_(codec), console_(console), base_(run_options(options, decoder)), results_(std::move(earlier)),
+        lock_(std::move(lock)) {}
 
   void measure(const std::vector<NeedleItem>& items) {
     for (const std::string& reading : readings_of(options_.reading)) {
@@ -140,7 +147,10 @@ class FolderProbe {
   }
 
   void run(const std::vector<NeedleItem>& items, const std::string& reading, EngineUse* use) {
-    if (!options_.output.empty() && !rows_) rows_ = std::make_unique<JsonLinesWriter>(options_.output);
+    if (!options_.output.empty() && !rows_) {
+      if (!lock_) lock_ = lock_of(options_.output);
+      rows_ = std::make_unique<JsonLinesWriter>(options_.output);
+    }
     const auto progress = [&](const ItemResult& result, int64_t done, int64_t total) {
       if (rows_) rows_->write_row(to_json(result));
       console_.status(concat(progress_bar(done, total), " ", done, "/", total, ", last ", result.id, " in ", fixed(result.seconds, 2), "s"));
@@ -158,6 +168,7 @@ class FolderProbe {
   Console& console_;
   ProbeOptions base_;
   std::vector<ItemResult> results_;
+  std::unique_ptr<FileLock> lock_;  // of the output, from its first row on, or from when an earlier process's were read
   std::unique_ptr<JsonLinesWriter> rows_;
 };
 
@@ -168,6 +179,8 @@ std::vector<ItemResult> probe_folder(const ProbeFolderOptions& options, Console&
   if (!options.heads.empty() && !options.resume && fs::exists(options.heads)) {
     fail(options.heads, ": --heads must not exist yet (--resume goes on with it)");
   }
+  std::unique_ptr<FileLock> lock;
+  if (options.resume && !options.output.empty() && fs::is_regular_file(options.output)) lock = lock_of(options.output);
   std::vector<ItemResult> results = earlier_rows(options);
   make_deterministic();
   const ModelSource source = ModelSource::read(options.model, options.logits_scaling);
@@ -184,7 +197,7 @@ std::vector<ItemResult> probe_folder(const ProbeFolderOptions& options, Console&
   const Decoder decoder = load_decoder(source, options.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat, device);
   console.line(concat("made ", items.size(), " prompts in ", fixed(making, 2), " s, loaded ", human_bytes(tensor_bytes(decoder.weights())), " of weights onto ",
                       device, " in ", fixed(lap.seconds(), 2), " s"));
-  FolderProbe probe(options, decoder, codec, console, std::move(results));
+  FolderProbe probe(options, decoder, codec, console, std::move(results), std::move(lock));
   if (pool) {
     items = probe.measure_until_narrow(std::move(pool));
   } else {
@@ -227,6 +240,8 @@ std::pair<NamedResults, NamedResults> compared_results(const ProbeFolderOptions&
     fail("--compare must name two result files or two model folders, got one of each");
   if (!fs::is_directory(first)) return {read_results(first), read_results(second)};
   if (!options.output.empty() || !options.heads.empty()) fail("--output and --heads must not stand beside --compare: measure each model with it, then compare the files");
+  // What is wrong with the second is said before the first has been measured.
+  for (const std::string& folder : {first, second}) check_weights(ModelSource::read(folder, options.logits_scaling));
   const auto measure = [&](const std::string& folder) {
     ProbeFolderOptions one = options;
     one.model = folder;

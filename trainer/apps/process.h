@@ -9,7 +9,8 @@
 
 namespace qkr {
 
-// Set by the first SIGINT or SIGTERM; a second one ends the process at once.
+// Set by the first SIGINT, SIGTERM or SIGHUP, or when nobody reads the output any more (SIGPIPE); a second one of the first three ends the
+// process at once. SIGHUP and SIGPIPE stay ignored where the process was started so (nohup).
 const std::atomic<bool>& stop_asked();
 void listen_for_signals();
 

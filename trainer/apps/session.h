@@ -13,6 +13,7 @@
 #include "trainer/hooks/console.h"
 #include "trainer/hooks/probe_hook.h"
 #include "trainer/hooks/script.h"
+#include "trainer/io/file_lock.h"
 #include "trainer/loop/plan.h"
 #include "trainer/loop/run.h"
 #include "trainer/model/folder.h"
@@ -36,6 +37,7 @@ struct Prepared {
   std::vector<Script> scripts;  // of config.hooks, compiled
   std::optional<std::filesystem::path> resume_from;  // a checkpoint
   bool resuming = false;                             // --resume was given and the folder holds an earlier start
+  std::unique_ptr<FileLock> lock;                    // of the output folder, from the moment that it is this run's
 };
 
 // Reads and checks: model folder, tokenizer and vocabulary, data, packing, probe prompts, hooks, output folder, disk.

@@ -64,7 +64,8 @@ int run(const Options& options) {
   if (options.inspect > 0) return inspect(config, options.inspect);
   qkr::make_deterministic();
   // config.yaml is the first file that a start leaves; without it there is nothing to go on from.
-  const bool started = std::filesystem::exists(std::filesystem::path(config.output) / "config.yaml");
+  std::error_code ignored;  // what is wrong with the folder, prepare() says
+  const bool started = std::filesystem::exists(std::filesystem::path(config.output) / "config.yaml", ignored);
   qkr::Prepared prepared = qkr::prepare(config, options.resume || (options.requeue && started));
   std::cout << qkr::describe(prepared) << std::flush;
   if (options.dry_run) {
@@ -75,6 +76,7 @@ int run(const Options& options) {
   qkr::Console console(std::cout, config.log.progress);
   qkr::Requests requests;  // of the configuration's hooks alone
   const qkr::RunEnd end = qkr::train(std::move(prepared), console, {{}, requests});
+  std::cout.clear();  // the run is whole in its folder, whatever the console lost
   return static_cast<int>(end == qkr::RunEnd::kFinished ? qkr::ExitCode::kDone : qkr::ExitCode::kStopped);
 }
 
@@ -91,7 +93,7 @@ int main(int argc, char** argv) {
   app.add_flag("--resume", options.resume, "go on from the newest checkpoint in the output folder");
   app.add_flag("--requeue", options.requeue, "--resume where the output folder holds an earlier start, else a new run: one line for a scheduler");
   app.add_flag("--dry-run", options.dry_run, "check everything that a run needs, without a step");
-  app.add_option("--inspect", options.inspect, "print the first N samples with their trained tokens coloured")->check(CLI::PositiveNumber);
+  app.add_option("--inspect", options.inspect, "print the first N samples with their trained tokens coloured")->check(CLI::Range(int64_t{1}, int64_t{1'000'000}));
   app.add_flag("--dump-config", options.dump_config, "print the resolved configuration");
   app.add_flag("--help-config", options.help_config, "list every key of the configuration");
   app.add_flag("--config-schema", options.schema, "print a JSON Schema of the configuration, for editors");

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <sstream>
 
+#include "trainer/apps/output.h"
 #include "trainer/apps/process.h"
 #include "trainer/apps/session.h"
 #include "trainer/config/fields.h"
@@ -206,7 +207,6 @@ RunEnd train(Prepared p, Console& console, OwnHooks own) {
   if (p.resume_from) {
     require_identity(*p.resume_from, read_progress(*p.resume_from).identity, identity);
     load_checkpoint(*p.resume_from, state);
-    drop_checkpoints_after(out / "checkpoints", state.step);
   }
   // From here on the folder is this run's; what is refused before has written nothing.
   fs::create_directories(out);
