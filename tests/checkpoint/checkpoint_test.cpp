@@ -221,6 +221,9 @@ TEST(Checkpoint, NamesWhatTheRunWasNotMadeOf) {
             "c/progress.json: identity.data must be 'xyz' as in this run, got 'def'");
   EXPECT_EQ(QKR_MESSAGE_OF(require_identity("c", saved_identity, {{"snapshot", "1"}})),
             "c/progress.json: identity.snapshot must be '1' as in this run, got none");
+  EXPECT_EQ(QKR_MESSAGE_OF(require_identity("c", saved_identity, {{"hooks", ""}})), "");  // an older build's: none
+  EXPECT_EQ(QKR_MESSAGE_OF(require_identity("c", {{"hooks", "ema"}}, {{"hooks", ""}})),
+            "c/progress.json: identity.hooks must be '' as in this run, got 'ema'");
 }
 
 }  // namespace

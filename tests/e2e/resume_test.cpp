@@ -146,6 +146,22 @@ TEST(Stopped, RunIsNotResumedOnChangedRows) {
   EXPECT_NE(outcome.err.find("identity.digest of the tokens and masks must be"), std::string::npos) << outcome.err;
 }
 
+// The weights are in the checkpoint, what they mean is in the model's folder.
+TEST(Stopped, RunIsNotResumedOnAChangedArchitecture) {
+  TmpDir folder;
+  copy_folder(base_model(), folder / "model");
+  const std::vector<std::string> more = {"--set", "model.path=" + (folder / "model").string(), "train.max_steps=2"};
+  ASSERT_EQ(run_program(small_command(folder, more)).code, 0);
+  nlohmann::json config = read_json(folder / "model" / "config.json");
+  config["rms_norm_eps"] = 1e-3;
+  folder.write("model/config.json", config.dump());
+  std::vector<std::string> again = more;
+  again.push_back("--resume");
+  const Outcome outcome = run_program(small_command(folder, again));
+  EXPECT_EQ(outcome.code, 2) << tail(outcome);
+  EXPECT_NE(outcome.err.find("identity.digest of config.json must be"), std::string::npos) << outcome.err;
+}
+
 // What a run needs of its base model is in its own folder: the weights in the checkpoint, the first start's W_Q and W_K.
 TEST(Stopped, RunKeepsItsSnapshotIfTheBaseModelHasChanged) {
   TmpDir folder;
@@ -165,6 +181,28 @@ TEST(Stopped, RunKeepsItsSnapshotIfTheBaseModelHasChanged) {
   for (const char* file : {"model/model.safetensors", "model-sft/model.safetensors", "restore.json"}) {
     EXPECT_TRUE(read_file(folder / "out" / file) == read_file(plain_run().out() / file)) << file << " differs";
   }
+}
+
+// Killed behind a step's checkpoint and before that step's measurement: the resumed run makes up for it.
+TEST(KilledRun, MeasuresWhatItsStepOwes) {
+  TmpDir folder;
+  std::vector<std::string> more = with_probe();
+  more.insert(more.end(), {"probe.every=2", "checkpoint.keep=9"});
+  ASSERT_EQ(run_program(plain_command(folder, more)).code, 0);
+  const fs::path out = folder / "out", probe = out / "probe.jsonl";
+  const std::vector<nlohmann::json> whole = rows_of(probe);
+  std::string kept;
+  for (const std::string& line : lines_of(read_file(probe))) {
+    if (line.find("\"start\"") != std::string::npos || line.find("\"step-2\"") != std::string::npos) kept += line + "\n";
+  }
+  folder.write("out/probe.jsonl", kept);
+  fs::remove_all(out / "checkpoints" / "step-000006");
+  for (const char* made : {"model", "model-sft", "restore.json", "summary.json", "report.html"}) fs::remove_all(out / made);
+  std::vector<std::string> again = more;
+  again.push_back("--resume");
+  const Outcome resumed = run_program(plain_command(folder, again));
+  ASSERT_EQ(resumed.code, 0) << tail(resumed);
+  EXPECT_EQ(rows_of(probe), whole);
 }
 
 // kill -9 as soon as the run has said a certain thing, on the way and in what happens at its end.

@@ -142,7 +142,7 @@ TEST(ScriptHooks, StateSurvivesAResume) {
   const std::string model = read_file(out / "model" / "model.safetensors");
   const nlohmann::json last = row_of(out, 6);
   take_back_to(out, 4);
-  EXPECT_TRUE(fs::exists(checkpoint(out, 4) / "hook-ema.pt"));
+  EXPECT_TRUE(fs::exists(checkpoint(out, 4) / "hook-scripts.ema.pt"));
   std::vector<std::string> again = more;
   again.push_back("--resume");
   const Outcome resumed = run_with(folder, ema_hook(), again);
@@ -235,7 +235,8 @@ TEST_P(FailingHook, EndsTheRunOrIsSwitchedOff) {
   const size_t first = off.out.find(line);
   EXPECT_NE(first, std::string::npos) << off.out;
   EXPECT_EQ(off.out.find(line, first + 1), std::string::npos) << "once";
-  EXPECT_EQ(read_json(checkpoint(out, 4) / "hooks.json")["off"], nlohmann::json{"bad"});
+  const SafetensorsFile state(checkpoint(out, 4) / "hook-scripts.safetensors");
+  EXPECT_EQ(nlohmann::json::parse(state.metadata().at("asked"))["off"], nlohmann::json{"bad"});
 }
 
 INSTANTIATE_TEST_SUITE_P(

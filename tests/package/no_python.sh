@@ -49,5 +49,5 @@ fi
 env -i OMP_NUM_THREADS=1 "$(command -v "${change[0]}")" "${change[@]:1}" /bin/sft-train --config /run.yaml
 grep -q '"hook/drift/routing/rotation"' "$root/out/log.jsonl"
 grep -q '"hook/ema/distance"' "$root/out/log.jsonl"
-[ -s "$root/out/model/model.safetensors" ] && [ -s "$root/out/checkpoints/step-000002/hook-ema.pt" ]
+[ -s "$root/out/model/model.safetensors" ] && [ -s "$root/out/checkpoints/step-000002/hook-scripts.ema.pt" ]
 rm -rf "$work"

@@ -2,6 +2,7 @@
 
 #include "trainer/apps/process.h"
 #include "trainer/apps/session.h"
+#include "trainer/hooks/hook_states.h"
 
 namespace qkr {
 namespace {
@@ -18,6 +19,7 @@ RunEnd fine_tune(FineTune& job) {
   std::ostream silent(&nowhere);
   std::ostream& out = job.out != nullptr ? *job.out : silent;
   check_config(job.config);
+  check_hook_names(job.hooks);
   make_deterministic();
   Prepared prepared = prepare(job.config, job.resume);
   out << describe(prepared) << std::flush;

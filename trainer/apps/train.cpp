@@ -8,10 +8,12 @@
 #include "trainer/apps/session.h"
 #include "trainer/config/fields.h"
 #include "trainer/config/parse.h"
+#include "trainer/core/digest.h"
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
 #include "trainer/hooks/auto_restore.h"
 #include "trainer/hooks/gate.h"
+#include "trainer/hooks/hook_states.h"
 #include "trainer/hooks/log_hook.h"
 #include "trainer/hooks/restore_every.h"
 #include "trainer/hooks/script_hooks.h"
@@ -30,8 +32,10 @@ namespace {
 namespace fs = std::filesystem;
 
 // Everything that decides the trajectory of the weights, key by key, so that a refused resume can say which one differs.
-Identity identity_of(const Prepared& p, const Snapshot& snapshot) {
+Identity identity_of(const Prepared& p, const Snapshot& snapshot, const OwnHooks& own) {
   Identity identity = {{"digest of the tokens and masks", p.dataset.digest()}, {"digest of the snapshot", snapshot.digest()}};
+  identity["digest of config.json"] = sha256_hex(p.source.config_json);
+  identity["hooks of the program"] = hook_names(own.hooks);
   const bool gated = gates_restore(p.config.gate);  // then what they judge by counts too
   const bool during = restore_interval(p.config.qk_restore) > 0 || gated;
   for (const GateConfigSection& gate : p.config.gate) {
@@ -133,18 +137,13 @@ bool restores_during_run(const RestoreConfigSection& restore) { return restore.m
 // checkpoint and probe; log, a restore during the run, so that the checkpoint of its step holds it, checkpoint,
 // probe, then what happens once at the end, gates when all is measured. Where a gate restores, the checkpoint comes last, so that it
 // holds that too.
-std::vector<std::unique_ptr<Hook>> make_hooks(Prepared& p, const Snapshot& snapshot, const Decoder& decoder, RecallProbe& probe,
-                                              const Identity& identity, int64_t resumed_step, Console& console, OwnHooks& own,
-                                              GateOutcome& gates) {
+void add_hooks(Hooks& hooks, Prepared& p, const Snapshot& snapshot, const Decoder& decoder, RecallProbe& probe, const Identity& identity,
+               int64_t resumed_step, Console& console, OwnHooks& own, GateOutcome& gates) {
   const fs::path out = p.config.output;
   Requests& asked = own.requests;
-  std::vector<std::unique_ptr<Hook>> hooks;
   auto log = std::make_unique<LogHook>(p.config.log, out, resumed_step, console);
   const bool scripted = !p.scripts.empty();
   auto scripts = std::make_unique<ScriptHooks>(std::move(p.scripts), restores_during_run(p.config.qk_restore), *log, probe, asked, console);
-  if (scripted && p.resume_from) scripts->load(*p.resume_from);
-  WriteMore more;
-  if (scripted) more = [&state = *scripts](const fs::path& checkpoint) { state.save(checkpoint); };
   ScriptHooks& told = *scripts;
   hooks.push_back(std::move(scripts));
   const bool someone_asks = scripted || !own.hooks.empty();
@@ -153,9 +152,10 @@ std::vector<std::unique_ptr<Hook>> make_hooks(Prepared& p, const Snapshot& snaps
   if (restores_during_run(p.config.qk_restore) && (restore_interval(p.config.qk_restore) > 0 || someone_asks)) {
     hooks.push_back(std::make_unique<RestoreEveryHook>(p.config.qk_restore, snapshot, out / "restores.jsonl", resumed_step, console, &asked));
   }
-  auto checkpoint = std::make_unique<CheckpointHook>(p.config.checkpoint, out / "checkpoints", identity, console, &asked, more);
+  auto checkpoint = std::make_unique<CheckpointHook>(p.config.checkpoint, out / "checkpoints", identity, console, &asked,
+                                                     [&hooks](const fs::path& folder) { save_hook_states(folder, hooks); });
   if (!gates_restore(p.config.gate)) hooks.push_back(std::move(checkpoint));
-  hooks.push_back(std::make_unique<ProbeHook>(p.config.probe, probe));
+  hooks.push_back(std::make_unique<ProbeHook>(p.config.probe, probe, p.plan->total_steps()));
   hooks.push_back(std::make_unique<ScriptProbeHook>(told));
   if (p.config.save_sft_model) hooks.push_back(std::make_unique<ExportHook>(out / "model-sft", p.source, console));
   if (p.config.qk_restore.method == "auto") {
@@ -168,7 +168,6 @@ std::vector<std::unique_ptr<Hook>> make_hooks(Prepared& p, const Snapshot& snaps
   if (!p.config.gate.empty()) hooks.push_back(std::make_unique<GateHook>(p.config, snapshot, probe, resumed_step, asked, gates, console));
   hooks.push_back(std::make_unique<ExportHook>(out / "model", p.source, console));
   if (checkpoint) hooks.push_back(std::move(checkpoint));
-  return hooks;
 }
 
 void finish(const Prepared& p, const RecallProbe& probe, RunEnd end, const GateOutcome& gates, Console& console) {
@@ -203,13 +202,14 @@ RunEnd train(Prepared p, Console& console, OwnHooks own) {
   TrainState state{decoder.weights(), optimizer.state()};
   const Snapshot snapshot = first_snapshot(p, decoder);
   check_restorable(snapshot, p.config.qk_restore);
-  const Identity identity = identity_of(p, snapshot);
+  const Identity identity = identity_of(p, snapshot, own);
   if (p.resume_from) {
     require_identity(*p.resume_from, read_progress(*p.resume_from).identity, identity);
     load_checkpoint(*p.resume_from, state);
   }
   // From here on the folder is this run's; what is refused before has written nothing.
-  fs::create_directories(out);
+  take_output(p);
+  drop_checkpoints_after(out / "checkpoints", state.step);
   write_file_atomically(out / "config.yaml", dump_config(p.config));
   if (!p.resume_from) write_safetensors(out / "snapshot.safetensors", snapshot.tensors(), snapshot.metadata());
   const int64_t resumed_step = state.step;
@@ -217,7 +217,9 @@ RunEnd train(Prepared p, Console& console, OwnHooks own) {
                     {tokenizer_digest(p.config.model.path), p.config.model.dtype, p.config.model.attn_logits_scaling},
                     make_pool(p.config.probe, p.text));
   GateOutcome gates;
-  std::vector<std::unique_ptr<Hook>> hooks = make_hooks(p, snapshot, decoder, probe, identity, resumed_step, console, own, gates);
+  Hooks hooks;
+  add_hooks(hooks, p, snapshot, decoder, probe, identity, resumed_step, console, own, gates);
+  if (p.resume_from) load_hook_states(*p.resume_from, hooks);
   RunEnd end = RunEnd::kFinished;
   try {
     Run work{p.config, decoder, p.dataset.samples(), p.rows, optimizer, state, hooks, stop_asked(), &own.requests};

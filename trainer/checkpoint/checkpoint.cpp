@@ -153,7 +153,7 @@ Progress load_checkpoint(const fs::path& folder, TrainState& state) {
 void require_identity(const fs::path& folder, const Identity& saved, const Identity& expected) {
   for (const auto& [key, value] : expected) {
     const auto found = saved.find(key);
-    if (found != saved.end() && found->second == value) continue;
+    if (found == saved.end() ? value.empty() : found->second == value) continue;
     fail((folder / kProgress).string(), ": identity.", key, " must be ", quoted(value, 80), " as in this run, got ",
          found == saved.end() ? "none" : quoted(found->second, 80));
   }

@@ -38,7 +38,8 @@ Progress read_progress(const std::filesystem::path& folder);
 // everything is checked before anything is changed. Returns what read_progress returns.
 Progress load_checkpoint(const std::filesystem::path& folder, TrainState& state);
 
-// Error naming the first item of `expected` that the checkpoint was not made with. Items only the checkpoint has are ignored.
+// Error naming the first item of `expected` that the checkpoint was not made with; what it lacks counts as empty. Items only the checkpoint has
+// are ignored.
 void require_identity(const std::filesystem::path& folder, const Identity& saved, const Identity& expected);
 
 // The checkpoint with the highest step; .partial folders and folders without progress.json are not checkpoints.

@@ -219,6 +219,8 @@ void RecallProbe::take(const std::vector<ItemResult>& measured) {
 void ProbeHook::before_run(TrainState& state) {
   if (probes_at(config_, "start") && state.step == 0) probe_.measure("start", 0);
   const std::string here = "step-" + std::to_string(state.step);
+  const bool due = config_.every > 0 && state.step > 0 && state.step % config_.every == 0 && state.step < total_steps_;
+  if (due) probe_.owe(here);
   for (const std::string& stage : {here, here + "-restored"}) {
     if (probe_.broken_stage() == stage) probe_.measure(stage, state.step);
   }

@@ -45,7 +45,11 @@ class RecallProbe {
   void take(const std::vector<ItemResult>& measured);
 
   bool has(const std::string& stage) const;  // measured already
-  const std::string& broken_stage() const { return broken_stage_; }  // what an earlier process had begun, or ""
+  const std::string& broken_stage() const { return broken_stage_; }  // what an earlier process had begun, or owes, or ""
+  // An earlier process, killed behind the checkpoint that this one goes on from, should have measured it.
+  void owe(const std::string& stage) {
+    if (!items_.empty() && broken_stage_.empty() && !has(stage)) broken_stage_ = stage;
+  }
   const std::vector<ItemResult>& results() const { return results_; }
   const std::vector<NeedleItem>& items() const { return items_; }
 
@@ -75,12 +79,13 @@ class RecallProbe {
   std::optional<HeadProbe> heads_;  // heads.jsonl beside the file, where the configuration asks for it
 };
 
-// before_run: stage "start", or what a killed process had begun at this step; after_step: "step-<n>" every probe.every
+// before_run: stage "start", or what a killed process had begun or should have begun at this step; after_step: "step-<n>" every probe.every
 // steps and where a hook asks for it; after_run: "end".
 class ProbeHook : public Hook {
  public:
-  ProbeHook(const ProbeConfigSection& config, RecallProbe& probe, const Requests* requests = nullptr)
-      : config_(config), probe_(probe), requests_(requests) {}
+  // `total_steps`: of the run's plan, whose last step has no measurement but "end".
+  ProbeHook(const ProbeConfigSection& config, RecallProbe& probe, int64_t total_steps = 0, const Requests* requests = nullptr)
+      : config_(config), probe_(probe), total_steps_(total_steps), requests_(requests) {}
   void before_run(TrainState& state) override;
   void after_step(const StepReport& report, TrainState& state) override;
   void after_run(RunEnd end, TrainState& state) override;
@@ -88,6 +93,7 @@ class ProbeHook : public Hook {
  private:
   ProbeConfigSection config_;
   RecallProbe& probe_;
+  int64_t total_steps_;
   const Requests* requests_;
 };
 

@@ -4,12 +4,10 @@
 #include <nlohmann/json.hpp>
 
 #include "trainer/core/text.h"
-#include "trainer/io/atomic.h"
 #include "trainer/io/json_text.h"
 #include "trainer/optim/adamw.h"
 
 namespace qkr {
-namespace fs = std::filesystem;
 namespace {
 
 std::map<std::string, double> step_metrics(const StepReport& r) {
@@ -49,7 +47,7 @@ nlohmann::ordered_json to_json(const Requests& r) {
   return {{"restore", r.restore}, {"save", r.save}, {"probe", r.probe}};
 }
 
-std::string state_file(const Script& script) { return "hook-" + script.name() + ".pt"; }
+std::string state_file(const Script& script) { return script.name() + ".pt"; }
 
 }  // namespace
 
@@ -89,7 +87,10 @@ void ScriptHooks::after_run(RunEnd end, TrainState& state) {
 
 void ScriptHooks::look_at_probe(int64_t step, bool log) {
   const std::string here = "step-" + std::to_string(step);
-  if (requests_.probe && !probe_.has(here)) probe_.measure(here, step);
+  if (requests_.probe && !probe_.has(here)) {
+    probe_.owe(here);
+    probe_.measure(here, step);
+  }
   requests_.probe = false;
   std::vector<std::vector<ItemResult>> stages;
   for (const ItemResult& result : probe_.results()) {
@@ -164,39 +165,42 @@ void ScriptHooks::take_requests(const Script& script, ScriptEvent event, const s
   }
 }
 
-void ScriptHooks::save(const fs::path& checkpoint) const {
-  nlohmann::ordered_json hooks = {
-      {"probes_seen", probes_seen_}, {"finish", requests_.finish}, {"pending", to_json(pending_)}};
-  hooks["off"] = nlohmann::ordered_json::array();
+HookState ScriptHooks::state() const {
+  nlohmann::ordered_json asked = {
+      {"probes_seen", probes_seen_}, {"finish", requests_.finish}, {"probe", requests_.probe}, {"pending", to_json(pending_)}};
+  asked["off"] = nlohmann::ordered_json::array();
+  HookState state;
   for (size_t i = 0; i < scripts_.size(); ++i) {
     if (off_[i]) {
-      hooks["off"].push_back(scripts_[i].name());
+      asked["off"].push_back(scripts_[i].name());
     } else {
-      scripts_[i].save(checkpoint / state_file(scripts_[i]));
+      state.files[state_file(scripts_[i])].write = [&script = scripts_[i]](const std::filesystem::path& file) {
+        script.save(file);
+      };
     }
   }
-  write_file_atomically(checkpoint / "hooks.json", hooks.dump(2) + "\n");
+  state.texts["asked"] = asked.dump();
+  return state;
 }
 
-void ScriptHooks::load(const fs::path& checkpoint) {
-  const fs::path file = checkpoint / "hooks.json";
-  if (!fs::exists(file)) fail(file.string(), ": the state of the hooks is needed to resume, got no file");
-  const auto hooks = read_json_file(file);
-  try {
-    probes_seen_ = hooks.at("probes_seen").get<int64_t>();
-    requests_.finish = hooks.at("finish").get<bool>();
-    const auto& pending = hooks.at("pending");
-    pending_.restore = pending.at("restore").get<bool>();
-    pending_.save = pending.at("save").get<bool>();
-    pending_.probe = pending.at("probe").get<bool>();
-    const auto off = hooks.at("off").get<std::vector<std::string>>();
-    for (size_t i = 0; i < scripts_.size(); ++i)
-      off_[i] = std::find(off.begin(), off.end(), scripts_[i].name()) != off.end();
-  } catch (const nlohmann::json::exception& error) {
-    fail(file.string(), ": must be what a checkpoint says of its hooks, got ", error.what());
-  }
+void ScriptHooks::set_state(const HookState& state) {
+  const auto text = state.texts.find("asked");
+  if (text == state.texts.end()) fail("no text 'asked'");
+  const auto asked = parse_json(text->second, "asked");
+  probes_seen_ = asked.at("probes_seen").get<int64_t>();
+  requests_.finish = asked.at("finish").get<bool>();
+  requests_.probe = asked.at("probe").get<bool>();  // of the step just done, whose checkpoint comes before its probe
+  const auto& pending = asked.at("pending");
+  pending_.restore = pending.at("restore").get<bool>();
+  pending_.save = pending.at("save").get<bool>();
+  pending_.probe = pending.at("probe").get<bool>();
+  const auto off = asked.at("off").get<std::vector<std::string>>();
   for (size_t i = 0; i < scripts_.size(); ++i) {
-    if (!off_[i]) scripts_[i].load(checkpoint / state_file(scripts_[i]));
+    off_[i] = std::find(off.begin(), off.end(), scripts_[i].name()) != off.end();
+    if (off_[i]) continue;
+    const auto file = state.files.find(state_file(scripts_[i]));
+    if (file == state.files.end()) fail("no file ", state_file(scripts_[i]));
+    scripts_[i].load(file->second.path);
   }
 }
 

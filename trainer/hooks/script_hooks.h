@@ -11,11 +11,11 @@
 //              have no effect
 #pragma once
 
-#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "trainer/hooks/console.h"
+#include "trainer/hooks/hook_states.h"
 #include "trainer/hooks/log_hook.h"
 #include "trainer/hooks/probe_hook.h"
 #include "trainer/hooks/script.h"
@@ -38,9 +38,10 @@ class ScriptHooks : public Hook {
   // measures is logged.
   void look_at_probe(int64_t step, bool log);
 
-  // Files of a checkpoint: hooks.json and a hook-NAME.pt each.
-  void save(const std::filesystem::path& checkpoint) const;
-  void load(const std::filesystem::path& checkpoint);
+  // Text "asked": what on_probe has seen and asked for, and who is off. A file NAME.pt for each of the others.
+  std::string name() const override { return scripts_.empty() ? "" : kScriptsName; }
+  HookState state() const override;
+  void set_state(const HookState& state) override;
 
  private:
   // `event` tells the log row: "" for the step's own.

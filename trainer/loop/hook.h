@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "trainer/core/hook_state.h"
 #include "trainer/core/train_state.h"
 
 namespace qkr {
@@ -39,6 +40,12 @@ class Hook {
   virtual void before_run(TrainState&) {}
   virtual void after_step(const StepReport&, TrainState&) {}
   virtual void after_run(RunEnd, TrainState&) {}
+
+  // State that must survive a stop. A hook with a name, letters, digits, - and _, has its state in every checkpoint, as it is between the
+  // steps, and takes it back before before_run() of a resumed run. set_state() may throw: the line that the user sees names file and hook.
+  virtual std::string name() const { return ""; }
+  virtual HookState state() const { return {}; }
+  virtual void set_state(const HookState&) {}
 };
 
 }  // namespace qkr
