@@ -50,6 +50,7 @@ TEST(Check, ProbeHasWhatItsTasksNeed) {
   EXPECT_NE(error_of({"probe.lengths=[1024, 128]", "probe.haystack=h.txt"})
                 .find("probe.lengths: must be > probe.max_new_tokens (128), which they include; got 128"),
             std::string::npos);
+  EXPECT_NE(error_of({"probe.lengths=[1000000000000]"}).find("<= 16777216"), std::string::npos);  // a text of that length would take days
   EXPECT_NE(error_of({"probe.lengths=[1024, 1024]"}).find("must not hold a length twice"), std::string::npos);
   EXPECT_NE(error_of({"probe.tasks=[niah_single_1, niah_single_1]"}).find("must not name a task twice"), std::string::npos);
 }

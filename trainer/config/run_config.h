@@ -231,7 +231,7 @@ struct ProbeConfigSection {
     field("tasks", tasks, "RULER needle tasks; vt: variable tracking",
           Rule{.one_of = {"niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3",
                           "niah_multivalue", "niah_multiquery", "vt"}});
-    field("lengths", lengths, "prompt lengths in tokens, the 128 new ones included; empty: no probe", Rule{.min = 64});
+    field("lengths", lengths, "prompt lengths in tokens, the 128 new ones included; empty: no probe", Rule{.min = 64, .max = 16777216});
     field("samples", samples,
           "prompts a cell (task x length), the same ones at every measurement; auto: the first measurement goes on until every cell's interval is "
           "narrow enough",
