@@ -132,7 +132,7 @@ TEST(Parse, WrongTypes) {
             "c.yaml:4:10: data.train: must be a list of strings, got 'a.jsonl'; write [a.jsonl]");
   EXPECT_EQ(error_of("probe: {lengths: [64, x, 3]}\n"),
             "c.yaml:4:23: probe.lengths: must be an integer, got 'x'\n"
-            "c.yaml:4:26: probe.lengths: must be >= 64, got '3'");
+            "c.yaml:4:26: probe.lengths: must be >= 64 and <= 16777216, got '3'");
   EXPECT_EQ(QKR_MESSAGE_OF(parse("- a\n- b\n")).substr(0, 55), "c.yaml:1:1: must be a map of sections, got a list\nc.yam");
 }
 
