@@ -1,19 +1,16 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include <atomic>
 #include <chrono>
-#include <functional>
-#include <future>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <thread>
 
 #include "trainer/apps/offline_compare.h"
 #include "trainer/apps/offline_output.h"
 #include "trainer/apps/process.h"
 #include "trainer/core/digest.h"
 #include "trainer/core/error.h"
+#include "trainer/core/parallel.h"
 #include "trainer/core/text.h"
 #include "trainer/io/folder_copy.h"
 #include "trainer/restore/selection.h"
@@ -25,22 +22,6 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 std::string_view bytes_of(const at::Tensor& dense) { return {static_cast<const char*>(dense.const_data_ptr()), dense.nbytes()}; }
-
-// work(0) ... work(count - 1), as many at a time as there are cores; throws what one of them threw.
-void in_parallel(size_t count, const std::function<void(size_t)>& work) {
-  std::atomic<size_t> next{0};
-  const auto take = [&] {
-    for (size_t i = next++; i < count; i = next++) {
-      check_not_stopped();
-      work(i);
-    }
-  };
-  std::vector<std::future<void>> workers;
-  const size_t threads = std::min<size_t>(count, std::max(1u, std::thread::hardware_concurrency()));
-  for (size_t i = 0; i < threads; ++i) workers.push_back(std::async(std::launch::async, take));
-  for (auto& worker : workers) worker.wait();  // all, before what they refer to goes
-  for (auto& worker : workers) worker.get();
-}
 
 // restore() on one layer, and the digests of what it touches.
 class LayerWork {
@@ -99,7 +80,7 @@ Json shard_digests(const ModelPair& pair, const OfflineOutput& out) {
   add("tuned", pair.tuned_files, [](const fs::path& file) { return file; });
   add("out", pair.tuned_files, [&](const fs::path& file) { return out.path_of(file.filename()); });
   std::vector<std::string> results(tasks.size());
-  in_parallel(tasks.size(), [&](size_t i) { results[i] = file_sha256(tasks[i].file, [](int64_t) { check_not_stopped(); }); });
+  for_all(tasks.size(), [&](size_t i) { results[i] = file_sha256(tasks[i].file, [](int64_t) { check_not_stopped(); }); });
   Json digests = Json::object();
   for (size_t i = 0; i < tasks.size(); ++i) digests[tasks[i].folder][tasks[i].name.string()] = results[i];
   return digests;
@@ -159,7 +140,8 @@ bool works_on(const MixerLayer& layer, const RestoreConfigSection& section) {
 std::vector<std::optional<PlainLayer>> compare_layers(const ModelPair& pair, const OfflineOptions& options, OfflineResult& result) {
   std::vector<std::optional<PlainLayer>> plain(pair.layers.size());
   result.layers.resize(pair.layers.size());
-  in_parallel(pair.layers.size(), [&](size_t i) {
+  for_all(pair.layers.size(), [&](size_t i) {
+    check_not_stopped();
     const MixerLayer& layer = pair.layers[i];
     result.layers[i].layer = layer.layer;
     result.layers[i].softmax = layer.softmax;

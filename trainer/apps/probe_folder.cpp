@@ -1,7 +1,6 @@
 #include "trainer/apps/probe_folder.h"
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <utility>
@@ -9,6 +8,7 @@
 #include "trainer/apps/process.h"
 #include "trainer/apps/session.h"
 #include "trainer/core/error.h"
+#include "trainer/core/lap.h"
 #include "trainer/core/text.h"
 #include "trainer/hooks/head_probe.h"
 #include "trainer/io/file_lock.h"
@@ -35,18 +35,6 @@ std::vector<ItemResult> read_rows(const std::string& file, bool allow_torn_end) 
   }
   return rows;
 }
-
-// Seconds between one look and the next.
-class Lap {
- public:
-  double seconds() {
-    const auto now = std::chrono::steady_clock::now();
-    return std::chrono::duration<double>(now - std::exchange(last_, now)).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
 
 std::unique_ptr<FileLock> lock_of(const std::string& output) {
   return std::make_unique<FileLock>(output, output + ": --output must be of one probe at a time, got one that another process is at work on");

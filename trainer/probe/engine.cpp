@@ -3,11 +3,11 @@
 #include <ATen/DeviceAccelerator.h>
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <utility>
 
 #include "trainer/core/error.h"
+#include "trainer/core/lap.h"
 #include "trainer/core/text.h"
 #include "trainer/model/batch_decoder.h"
 #include "trainer/model/prefix_prefill.h"
@@ -19,17 +19,6 @@ namespace {
 constexpr int64_t kMostSlots = 32, kMostSlotsOnCpu = 8;
 // Results are reported in the order of the items, so a window of prompts that are reordered is what a killed probe can lose.
 constexpr int64_t kWindow = 16;
-
-class Clock {
- public:
-  double lap() {
-    const auto now = std::chrono::steady_clock::now();
-    return std::chrono::duration<double>(now - std::exchange(last_, now)).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
 
 int64_t peak_bytes(at::Device device) {
   if (!device.is_cuda()) return 0;
@@ -96,20 +85,20 @@ class TextSection {
   };
 
   void begin_one(int64_t slot, const PrefillStep& step) {
-    Clock clock;
+    Lap lap;
     Going one{slot, &requests_[step.prompt], {}, 0};
     DecoderCache cache = batch_->prefill_cache(slot);
     const at::Tensor hidden = prefill_.run(*one.request->prompt, step, cache);
     const int64_t token = batch_->start(slot, cache, hidden);
-    one.seconds = clock.lap();
+    one.seconds = lap.seconds();
     use_->prefill_seconds += one.seconds;
     if (!take(one, token)) going_.push_back(std::move(one));
   }
 
   void step() {
-    Clock clock;
+    Lap lap;
     const std::vector<int64_t> tokens = batch_->step();
-    const double seconds = clock.lap();
+    const double seconds = lap.seconds();
     use_->step_seconds += seconds;
     ++use_->steps;
     const double share = seconds / static_cast<double>(going_.size());
@@ -151,7 +140,7 @@ void read_section(const Decoder& decoder, const std::vector<ReadRequest>& reques
   }
   PrefixPrefill prefill(decoder);
   for (const PrefillStep& step : plan_of(prompts, requests[0].cell_length, 1, options, use).steps) {
-    Clock clock;
+    Lap lap;
     const ReadRequest& request = requests[step.prompt];
     AnswerScore score;
     cache.length = 0;
@@ -159,7 +148,7 @@ void read_section(const Decoder& decoder, const std::vector<ReadRequest>& reques
     prefill.run(fed[step.prompt], step, cache, [&](const at::Tensor& hidden, int64_t begin) {
       add_answer_scores(decoder, hidden, begin, *request.ids, request.first, &score);
     });
-    const double seconds = clock.lap();
+    const double seconds = lap.seconds();
     use->prefill_seconds += seconds;
     request.done(std::move(score), seconds);
   }
