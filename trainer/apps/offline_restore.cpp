@@ -1,7 +1,6 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -10,6 +9,7 @@
 #include "trainer/apps/process.h"
 #include "trainer/core/digest.h"
 #include "trainer/core/error.h"
+#include "trainer/core/lap.h"
 #include "trainer/core/parallel.h"
 #include "trainer/core/text.h"
 #include "trainer/io/folder_copy.h"
@@ -188,7 +188,7 @@ void check_out(const OfflineOptions& options) {
 }  // namespace
 
 OfflineResult restore_offline(const OfflineOptions& options, Console& console) {
-  const auto start = std::chrono::steady_clock::now();
+  Lap lap;
   const ModelPair pair = ModelPair::open(options);
   const c10::Device device = choose_device(options.device);
   check_selection(pair.layers, options.section, "the model");
@@ -211,7 +211,7 @@ OfflineResult restore_offline(const OfflineOptions& options, Console& console) {
     out->commit(record.dump(2) + "\n");
   }
   if (!options.html.empty()) write_file_atomically(options.html, offline_page(result, options));
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = lap.seconds();
   return result;
 }
 

@@ -1,9 +1,9 @@
 #include "trainer/probe/runner.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "trainer/core/error.h"
+#include "trainer/core/lap.h"
 #include "trainer/probe/scoring.h"
 
 namespace qkr {
@@ -55,9 +55,9 @@ ItemResult finished(ItemResult result, std::vector<int32_t> ids, double seconds,
 TextEngine one_by_one(const Generator& generate) {
   return [&generate](const std::vector<TextRequest>& requests) {
     for (const TextRequest& request : requests) {
-      const auto begin = std::chrono::steady_clock::now();
+      Lap lap;
       std::vector<int32_t> ids = generate(*request.prompt, request.stop);
-      request.done(std::move(ids), std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+      request.done(std::move(ids), lap.seconds());
     }
   };
 }

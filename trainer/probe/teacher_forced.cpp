@@ -1,11 +1,11 @@
 #include "trainer/probe/teacher_forced.h"
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <utility>
 
 #include "trainer/core/error.h"
+#include "trainer/core/lap.h"
 #include "trainer/core/text.h"
 #include "trainer/probe/statistics.h"
 #include "trainer/probe/table_text.h"
@@ -80,9 +80,9 @@ std::vector<ItemResult> run_teacher_forced(const std::vector<NeedleItem>& items,
                                            const ProbeOptions& options, const ProbeProgress& progress) {
   const ReadEngine one_by_one = [&read](const std::vector<ReadRequest>& requests) {
     for (const ReadRequest& request : requests) {
-      const auto begin = std::chrono::steady_clock::now();
+      Lap lap;
       const AnswerScore score = read(*request.ids, request.first);
-      request.done(score, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+      request.done(score, lap.seconds());
     }
   };
   return run_teacher_forced(items, one_by_one, codec, options, progress);
