@@ -54,6 +54,9 @@ TEST(TokenizerConfig, ErrorsNameFileAndKey) {
             "c.json: chat_template: one of the templates must be named default, got rag");
   EXPECT_EQ(error_of(R"({"chat_template": ["x"]})").substr(0, 61),
             "c.json: chat_template: each entry must have a name and a temp");
+  EXPECT_EQ(error_of(R"({"chat_template": [{"name": "a\nb", "template": "R"}]})"),
+            "c.json: chat_template: one of the templates must be named default, got 'a\\nb'");
+  EXPECT_LT(error_of("{\"" + std::string(5000, 'n') + "\" 1}").size(), 400u);
   EXPECT_NE(error_of(R"({"a": )" + std::string(100000, '[')).find("deep"), std::string::npos);
 }
 

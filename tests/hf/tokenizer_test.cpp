@@ -184,6 +184,22 @@ TEST(Tokenizer, UnigramFilesLoad) {
   EXPECT_EQ(tokenizer.vocab_size(), 5);
 }
 
+// What a model looks up beyond its embedding is another's memory.
+TEST(Tokenizer, IdsBeyondTheVocabularyAreRefused) {
+  const std::string json =
+      R"({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "decoder": null,
+    "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+      "pair": [{"Sequence": {"id": "A", "type_id": 0}}], "special_tokens": {"<s>": {"id": "<s>", "ids": [7], "tokens": ["<s>"]}}},
+    "model": {"type": "BPE", "dropout": null, "unk_token": null, "fuse_unk": false, "byte_fallback": false, "vocab": {"a": 0, "b": 1}, "merges": []}})";
+  const Tokenizer tokenizer(json, "t.json");
+  EXPECT_EQ(tokenizer.ids("ab"), (std::vector<int32_t>{0, 1}));
+  EXPECT_EQ(QKR_MESSAGE_OF(tokenizer.ids("ab", true)), "t.json: encode: ids must be below 2, the vocabulary's size, got 7");
+}
+
+TEST(Tokenizer, ErrorsAreOfBoundedLength) {
+  EXPECT_LT(QKR_MESSAGE_OF(Tokenizer("{\"version\": \"" + std::string(5000, 'n') + "\"}", "bad.json")).size(), 1100u);
+}
+
 TEST(Tokenizer, ErrorsAreBadInput) {
   try {
     Tokenizer("{}", "bad.json");

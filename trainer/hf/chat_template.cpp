@@ -18,7 +18,7 @@ ChatTemplate::ChatTemplate(std::string_view source, std::string_view special_tok
   QkrHfText error{};
   const QkrHfView tokens = hf::view(special_tokens_json);
   if (qkr_hf_template_load(hf::view(source), tokens, hf::view(name), &impl_->handle, &error) != 0) {
-    fail(hf::take(error));
+    fail(hf::told(error));
   }
 }
 
@@ -37,7 +37,7 @@ Rendered ChatTemplate::render(std::string_view messages_json, std::string_view t
   args.allow_dropped = options.allow_dropped ? 1 : 0;
   QkrHfRendered got{};
   QkrHfText error{};
-  if (qkr_hf_render(impl_->handle, &args, &got, &error) != 0) fail(hf::take(error));
+  if (qkr_hf_render(impl_->handle, &args, &got, &error) != 0) fail(hf::told(error));
   Rendered rendered;
   if (got.text.size != 0) rendered.text.assign(got.text.data, got.text.size);
   for (size_t i = 0; i < got.span_count; ++i) {

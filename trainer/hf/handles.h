@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "trainer/core/shown_name.h"
 #include "trainer/hf/qkr_hf.h"
 
 namespace qkr::hf {
@@ -16,5 +17,8 @@ inline std::string take(QkrHfText text) {
   qkr_hf_text_free(text);
   return copy;
 }
+
+// The same for an error: the crates quote what they refuse, whatever and however long it is.
+inline std::string told(QkrHfText error) { return shown_words(take(error)); }
 
 }  // namespace qkr::hf

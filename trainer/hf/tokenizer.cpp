@@ -17,7 +17,7 @@ struct Tokenizer::Impl {
 Tokenizer::Tokenizer(std::string_view json, const std::string& name) : impl_(std::make_unique<Impl>(name)) {
   QkrHfText error{};
   if (qkr_hf_tokenizer_load(hf::view(json), &impl_->handle, &error) != 0) {
-    fail(name, ": must be a tokenizer.json, got an error: ", hf::take(error));
+    fail(name, ": must be a tokenizer.json, got an error: ", hf::told(error));
   }
 }
 
@@ -29,7 +29,7 @@ Encoding Tokenizer::encode(std::string_view text, bool add_special) const {
   QkrHfEncoding got{};
   QkrHfText error{};
   if (qkr_hf_encode(impl_->handle, hf::view(text), add_special ? 1 : 0, &got, &error) != 0) {
-    fail(impl_->name, ": encode: ", hf::take(error));
+    fail(impl_->name, ": encode: ", hf::told(error));
   }
   Encoding encoding;
   if (got.size != 0) {
@@ -43,7 +43,7 @@ Encoding Tokenizer::encode(std::string_view text, bool add_special) const {
 std::string Tokenizer::decode(const std::vector<int32_t>& ids, bool skip_special) const {
   QkrHfText text{}, error{};
   if (qkr_hf_decode(impl_->handle, ids.data(), ids.size(), skip_special ? 1 : 0, &text, &error) != 0) {
-    fail(impl_->name, ": decode: ", hf::take(error));
+    fail(impl_->name, ": decode: ", hf::told(error));
   }
   return hf::take(text);
 }
@@ -52,7 +52,7 @@ std::optional<int32_t> Tokenizer::token_to_id(std::string_view token) const {
   int64_t id = -1;
   QkrHfText error{};
   if (qkr_hf_token_to_id(impl_->handle, hf::view(token), &id, &error) != 0) {
-    fail(impl_->name, ": token_to_id: ", hf::take(error));
+    fail(impl_->name, ": token_to_id: ", hf::told(error));
   }
   if (id < 0) return std::nullopt;
   return static_cast<int32_t>(id);

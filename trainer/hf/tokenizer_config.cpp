@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "trainer/core/error.h"
+#include "trainer/core/shown_name.h"
 #include "trainer/core/text.h"
 #include "trainer/hf/chat_template.h"
 
@@ -22,7 +23,7 @@ Json parse_object(std::string_view text, const std::string& name) {
       return true;
     });
   } catch (const Json::exception& error) {
-    fail(name, ": must be JSON, got an error: ", error.what());
+    fail(name, ": must be JSON, got an error: ", shown_words(error.what(), 300));
   }
   if (!json.is_object()) fail(name, ": must be a JSON object, got ", json.type_name());
   return json;
@@ -50,7 +51,7 @@ std::string template_text(const Json& given, const std::string& place) {
     if (entry["name"] == "default") return entry["template"].get<std::string>();
     names.push_back(entry["name"].get<std::string>());
   }
-  fail(place, ": one of the templates must be named default, got ", names.empty() ? "none" : join(names));
+  fail(place, ": one of the templates must be named default, got ", names.empty() ? "none" : shown_names(names));
 }
 
 }  // namespace

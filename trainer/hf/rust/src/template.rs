@@ -169,7 +169,8 @@ impl ChatTemplate {
         let mut variables: Vec<(String, Value)> = Vec::new();
         variables.push(("documents".into(), Value::from(())));
         for (key, item) in self.special.iter().filter(|(_, item)| !item.is_null()).chain(call.extra) {
-            variables.push((key.clone(), value::from_json(item).map_err(|what| format!("{key}: {what}"))?));
+            let variable = value::from_json(item).map_err(|what| format!("{}: {key}: {what}", self.name))?;
+            variables.push((key.clone(), variable));
         }
         if let Some((opening, closing)) = marks {
             variables.push((generation::OPENING.into(), Value::from(opening)));

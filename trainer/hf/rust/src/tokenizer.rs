@@ -34,6 +34,9 @@ impl Tokenizer {
         if encoding.get_ids().len() != encoding.get_offsets().len() {
             return Err("the post-processor gives tokens without offsets".into());
         }
+        if let Some(id) = encoding.get_ids().iter().find(|&&id| i64::from(id) >= self.vocab_size) {
+            return Err(format!("ids must be below {}, the vocabulary's size, got {id}", self.vocab_size));
+        }
         Ok(Encoded {
             ids: encoding.get_ids().iter().map(|&id| id as i32).collect(),
             starts: encoding.get_offsets().iter().map(|&(start, _)| start as i64).collect(),
