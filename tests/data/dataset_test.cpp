@@ -200,6 +200,7 @@ TEST(Dataset, BadLines) {
             "a.jsonl:1: must have the field 'prompt' (data.prompt_field), got answer, question");
   EXPECT_EQ(error("{\"prompt\":\"a\",\"completion\":null}\n", "prompt_completion"),
             "a.jsonl:1: completion: must be a string, got null");
+  EXPECT_EQ(error("{\"a\\nb\":1,\"c\":2}\n"), "a.jsonl:1: must have the field 'messages', got 'a\\nb', c");
   EXPECT_EQ(error("{\"text\":[\"a\"]}\n", "text"), "a.jsonl:1: text: must be a string, got array");
   EXPECT_EQ(error("{\"messages\":[{\"role\":\"user\",\"content\":\"q\"}],\"tools\":\"[]\"}\n"),
             "a.jsonl:1: tools: must be a list or null, got string");

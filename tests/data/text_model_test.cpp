@@ -56,6 +56,8 @@ TEST(TextModel, NamesWhatIsMissingOrWrong) {
   folder.dir.write("generation_config.json", "{\"eos_token_id\": \"x\"}");
   EXPECT_EQ(QKR_MESSAGE_OF(folder.load()),
             folder.path() + "/generation_config.json: eos_token_id: must be a token id or a list of them, got \"x\"");
+  folder.dir.write("generation_config.json", "{\"eos_token_id\": \"" + std::string(500, 'x') + "\"}");
+  EXPECT_LT(QKR_MESSAGE_OF(folder.load()).size(), folder.path().size() + 200);
   folder.dir.write("tokenizer_config.json", "{\"eos_token\": \"<no>\"}");
   EXPECT_EQ(QKR_MESSAGE_OF(folder.load()),
             folder.path() + "/tokenizer_config.json: eos_token: must be a token of tokenizer.json, got '<no>'");

@@ -129,6 +129,8 @@ TEST(SafetensorsFolder, RefusesAnIndexThatLies) {
   for (const char* name : {"../x.safetensors", "/etc/passwd", "a/b", "..", ".", "", "a\\b"}) {
     EXPECT_EQ(refusal_of([&](json& j) { j["weight_map"]["a"] = name; }).find(index + "weight_map must name files beside it, without folders, got '"), 0u) << name;
   }
+  const std::string too_long(300, 'n');  // for any file system
+  EXPECT_EQ(refusal_of([&](json& j) { j["weight_map"]["a"] = too_long; }).find(index + "shard 'nnn"), 0u);
   EXPECT_EQ(refusal_of([](json& j) { j["weight_map"]["a"] = 3; }), index + "weight_map of 'a' must be a file name, got number");
   EXPECT_EQ(refusal_of([](json& j) { j.erase("weight_map"); }), index + "must have an object weight_map, got none");
   EXPECT_EQ(refusal_of([](json& j) { j = 3; }), index + "must have an object weight_map, got none");

@@ -38,6 +38,13 @@ TEST(Refused, UnknownKeysWithTheNearestName) {
              {"config.json: rope_scaling: key factr", "did you mean factor?"});
 }
 
+TEST(Refused, InOneLineWhateverTheFileHolds) {
+  EXPECT_EQ(refusal(with(of_type("llama"), "a\nb", 1)),
+            "config.json: key 'a\\nb' is not known to this program, so the model may mean something else than what would run");
+  EXPECT_EQ(refusal(with(of_type("llama"), "hidden_size", std::string(76, 'x') + "é€")),
+            "config.json: hidden_size must be an integer, got \"" + std::string(76, 'x') + "é…");  // not within a character
+}
+
 TEST(Refused, WrongTypes) {
   expect_has(refusal(with(of_type("llama"), "hidden_size", "64")), {"hidden_size must be an integer, got \"64\""});
   expect_has(refusal(with(of_type("llama"), "hidden_size", 64.5)), {"hidden_size must be an integer, got 64.5"});

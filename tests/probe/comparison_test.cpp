@@ -138,6 +138,16 @@ TEST(Comparison, WhatDiffersIsNamed) {
   EXPECT_EQ(QKR_MESSAGE_OF(compare_results(a, results_of("b", "11", 8192))), "b: must share a prompt with a, got none");
 }
 
+TEST(Comparison, RefusesInOneLineWhateverTheRowsHold) {
+  const NamedResults a = results_of("a", "11");
+  NamedResults b = results_of("b", "11");
+  b.results[1].haystack_sha256 = "x\ny";
+  EXPECT_EQ(QKR_MESSAGE_OF(compare_results(a, b)), "b: niah_single_2/4096/1: haystack must be that of a, abc, got 'x\\ny'");
+  b = results_of("b", "11");
+  b.results[1].stage = std::string(500, 's');
+  EXPECT_EQ(QKR_MESSAGE_OF(compare_results(a, b)), "b: must hold one stage, got " + b.results[0].stage + " and '" + std::string(80, 's') + "…'");
+}
+
 TEST(Resume, SkipsWhatIsDoneAndRefusesWhatWasMadeOtherwise) {
   std::vector<NeedleItem> items(3);
   for (size_t i = 0; i < items.size(); ++i) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "trainer/core/error.h"
+#include "trainer/core/shown_name.h"
 #include "trainer/core/text.h"
 #include "trainer/data/json_members.h"
 #include "trainer/io/json_text.h"
@@ -15,7 +16,7 @@ using Json = nlohmann::json;
 std::string field_names(const Json& row) {
   std::vector<std::string> names;
   for (const auto& item : row.items()) names.push_back(item.key());
-  return names.empty() ? "none" : join(names);
+  return names.empty() ? "none" : shown_names(names);
 }
 
 // What a row of another format looks like.
@@ -48,10 +49,27 @@ std::vector<uint8_t> mask_of(const Encoding& encoding, const std::vector<Span>& 
   return trained;
 }
 
-Sample from_conversation(const TextModel& text, std::string_view messages, std::string_view tools, const std::string& place) {
+// Texts to tokens, for the rows of one configuration.
+struct RowEncoder {
+  const DataConfigSection& config;
+  const TextModel& text;
+  bool* beginning;  // see read_row
+
+  Encoding encode(std::string_view whole, bool add_special) const {
+    const Tokenizer& tokenizer = *text.tokenizer;
+    if (beginning == nullptr || whole.size() <= kLargeText || config.over_length == "truncate") return tokenizer.encode(whole, add_special);
+    size_t end = kLargeText;
+    while (end > 0 && (static_cast<unsigned char>(whole[end]) & 0xC0) == 0x80) --end;  // not within a character
+    Encoding first = tokenizer.encode(whole.substr(0, end), add_special);
+    *beginning = static_cast<int64_t>(first.ids.size()) / 2 > config.max_length;
+    return *beginning ? first : tokenizer.encode(whole, add_special);
+  }
+};
+
+Sample from_conversation(const RowEncoder& encoder, std::string_view messages, std::string_view tools, const std::string& place) {
   try {
-    const Rendered rendered = text.chat_template->render(messages, tools);
-    Encoding encoding = text.tokenizer->encode(rendered.text);
+    const Rendered rendered = encoder.text.chat_template->render(messages, tools);
+    Encoding encoding = encoder.encode(rendered.text, /*add_special=*/false);
     std::vector<uint8_t> trained = mask_of(encoding, rendered.assistant_spans);
     return {std::move(encoding.ids), std::move(trained)};
   } catch (const Error& error) {
@@ -61,8 +79,9 @@ Sample from_conversation(const TextModel& text, std::string_view messages, std::
 
 // Tokens that begin at byte `from` or later are trained, and so is the end-of-text token put after them, unless the text or
 // the tokenizer has put it there already.
-Sample from_raw(const TextModel& text, std::string_view raw, size_t from) {
-  Encoding encoding = text.tokenizer->encode(raw, /*add_special=*/true);
+Sample from_raw(const RowEncoder& encoder, std::string_view raw, size_t from) {
+  const TextModel& text = encoder.text;
+  Encoding encoding = encoder.encode(raw, /*add_special=*/true);
   Sample sample{std::move(encoding.ids), {}};
   for (const int64_t start : encoding.starts) sample.trained.push_back(start >= static_cast<int64_t>(from) ? 1 : 0);
   if (text.eos_id < 0) return sample;
@@ -74,25 +93,26 @@ Sample from_raw(const TextModel& text, std::string_view raw, size_t from) {
   return sample;
 }
 
-Sample from_messages(const TextModel& text, const Json& row, std::string_view json, const std::string& place) {
+Sample from_messages(const RowEncoder& encoder, const Json& row, std::string_view json, const std::string& place) {
   if (!row.contains("messages")) fail(place, ": must have the field 'messages', got ", field_names(row), other_format(row));
   check_messages(row["messages"], place);
   const auto tools = row.find("tools");
   if (tools != row.end() && !tools->is_null() && !tools->is_array()) {
     fail(place, ": tools: must be a list or null, got ", tools->type_name());
   }
-  return from_conversation(text, json_member(json, "messages", "[]"), json_member(json, "tools", "null"), place);
+  return from_conversation(encoder, json_member(json, "messages", "[]"), json_member(json, "tools", "null"), place);
 }
 
-Sample from_pair(const DataConfigSection& config, const TextModel& text, const Json& row, const std::string& place) {
+Sample from_pair(const RowEncoder& encoder, const Json& row, const std::string& place) {
+  const DataConfigSection& config = encoder.config;
   const std::string& prompt = text_field(row, config.prompt_field, "data.prompt_field", place);
   const std::string& completion = text_field(row, config.completion_field, "data.completion_field", place);
   if (config.prompt_template == "chat") {
     const Json messages = {{{"role", "user"}, {"content", prompt}}, {{"role", "assistant"}, {"content", completion}}};
-    return from_conversation(text, messages.dump(), "null", place);
+    return from_conversation(encoder, messages.dump(), "null", place);
   }
   const std::string before = prompt + config.separator;
-  return from_raw(text, before + completion, before.size());
+  return from_raw(encoder, before + completion, before.size());
 }
 
 std::string message_place(const std::string& place, size_t index) { return concat(place, ": messages[", index, "]"); }
@@ -147,8 +167,8 @@ void check_text_model(const DataConfigSection& config, const TextModel& text) {
   }
 }
 
-Sample read_row(const DataConfigSection& config, const TextModel& text, std::string_view json, const std::string& file,
-                int64_t line) {
+Sample read_row(const DataConfigSection& config, const TextModel& text, std::string_view json, const std::string& file, int64_t line,
+                bool* beginning) {
   const std::string place = concat(file, ":", line);
   const size_t first = json.find_first_not_of(" \t\r");
   if (first != std::string_view::npos && json[first] == '[') {
@@ -156,9 +176,10 @@ Sample read_row(const DataConfigSection& config, const TextModel& text, std::str
   }
   const Json row = parse_json(json, file, line);
   if (!row.is_object()) fail(place, ": must be a JSON object, got ", row.type_name());
-  if (config.format == "messages") return from_messages(text, row, json, place);
-  if (config.format == "prompt_completion") return from_pair(config, text, row, place);
-  return from_raw(text, text_field(row, config.text_field, "data.text_field", place), 0);
+  const RowEncoder encoder{config, text, beginning};
+  if (config.format == "messages") return from_messages(encoder, row, json, place);
+  if (config.format == "prompt_completion") return from_pair(encoder, row, place);
+  return from_raw(encoder, text_field(row, config.text_field, "data.text_field", place), 0);
 }
 
 int64_t count_labels(const Sample& sample) {

@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "trainer/core/error.h"
+#include "trainer/core/shown_name.h"
 #include "trainer/core/text.h"
 #include "trainer/data/dataset.h"
 #include "trainer/io/atomic.h"
@@ -24,7 +25,7 @@ int32_t eos_id_of(const fs::path& path) {
   if (id.is_array() && !id.empty()) id = nlohmann::json(id[0]);
   if (id.is_null()) return -1;
   if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > INT32_MAX) {
-    fail(path.string(), ": eos_token_id: must be a token id or a list of them, got ", config["eos_token_id"].dump());
+    fail(path.string(), ": eos_token_id: must be a token id or a list of them, got ", shown_words(config["eos_token_id"].dump(), 80));
   }
   return id.get<int32_t>();
 }

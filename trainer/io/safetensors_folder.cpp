@@ -57,7 +57,8 @@ void SafetensorsFolder::open_index(const fs::path& folder) {
     shards.insert(shard.get<std::string>());
   }
   for (const std::string& shard : shards) {
-    if (!fs::exists(folder / shard)) fail(index, ": shard ", quoted(shard), " must lie beside it, got no such file");
+    std::error_code too_long;  // a name that no file can have is no such file
+    if (!fs::exists(folder / shard, too_long)) fail(index, ": shard ", quoted(shard), " must lie beside it, got no such file");
     add_shard(folder / shard);
   }
   for (const auto& [tensor, shard] : json["weight_map"].items()) {

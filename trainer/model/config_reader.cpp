@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "trainer/core/error.h"
+#include "trainer/core/shown_name.h"
 #include "trainer/core/text.h"
 #include "trainer/io/json_text.h"
 
@@ -34,7 +35,7 @@ const Json& ConfigReader::raw(const std::string& key) {
 void ConfigReader::refuse(const std::string& key, const std::string& rule) const {
   const auto place = json_.find(key);
   const std::string got = place == json_.end() ? "nothing" : place->dump();
-  fail(where_, ": ", key, " must be ", rule, ", got ", got.size() > 80 ? got.substr(0, 77) + "..." : got);
+  fail(where_, ": ", key, " must be ", rule, ", got ", shown_words(got, 80));
 }
 
 int64_t ConfigReader::integer(const std::string& key, int64_t fallback) {
@@ -120,7 +121,7 @@ void ConfigReader::refuse_unknown(const std::vector<std::string>& harmless) cons
     }
     if (!known) {
       std::vector<std::string> names(used_.begin(), used_.end());
-      fail(where_, ": key ", key, " is not known to this program, so the model may mean something else than what would run",
+      fail(where_, ": key ", shown_name(key), " is not known to this program, so the model may mean something else than what would run",
            did_you_mean(key, names));
     }
   }

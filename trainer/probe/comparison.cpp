@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "trainer/core/error.h"
+#include "trainer/core/shown_name.h"
 #include "trainer/probe/table_text.h"
 
 namespace qkr {
@@ -35,7 +36,8 @@ void check_alike(const std::vector<Setting>& got, const std::vector<Setting>& wa
                  const std::string& who, const std::string& whose) {
   for (size_t i = 0; i < got.size(); ++i) {
     if (got[i].value == want[i].value || got[i].value.empty() || want[i].value.empty()) continue;
-    fail(who, ": ", place_of(row), ": ", got[i].name, " must be ", whose, ", ", want[i].value, ", got ", got[i].value);
+    fail(who, ": ", shown_name(place_of(row)), ": ", got[i].name, " must be ", whose, ", ", shown_name(want[i].value), ", got ",
+         shown_name(got[i].value));
   }
 }
 
@@ -43,7 +45,7 @@ std::map<std::string, const ItemResult*> by_place(const NamedResults& results) {
   std::map<std::string, const ItemResult*> rows;
   for (const ItemResult& r : results.results) {
     if (r.stage != results.results[0].stage)
-      fail(results.name, ": must hold one stage, got ", results.results[0].stage, " and ", r.stage);
+      fail(results.name, ": must hold one stage, got ", shown_name(results.results[0].stage), " and ", shown_name(r.stage));
     rows[place_of(r)] = &r;
   }
   return rows;
