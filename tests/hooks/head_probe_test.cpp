@@ -55,6 +55,9 @@ TEST(HeadProbe, MeasuresAPromptOnceForAStageAndWeights) {
   probe.measure("start", 0, "bbbb", tiny.items);  // other weights
   probe.measure("end", 7, "aaaa", tiny.items);
   EXPECT_EQ(stages_of(file), "start start start start end end ");
+  std::ofstream(file, std::ios::app) << "{\"stage\": \"end\", \"model\": 3, \"id\": []}\n{\"stage\": \"4\"}\n";  // of no probe
+  probe.measure("end", 7, "aaaa", tiny.items);
+  EXPECT_EQ(rows_of(file).size(), 8u);
   EXPECT_EQ(rows_of(file)[4]["step"], 7);
   EXPECT_EQ(rows_of(file)[0]["mass"], rows_of(file)[4]["mass"]);  // the same model
   EXPECT_NE(out.str().find("  heads on the needle: layer "), std::string::npos) << out.str();

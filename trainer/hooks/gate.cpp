@@ -33,9 +33,9 @@ void GateHook::read_log() {
   JsonLinesReader reader(folder_ / "log.jsonl", {.allow_torn_end = true});
   while (reader.next()) {
     const nlohmann::json& row = reader.row();
-    const std::string event = row.value("event", "");
-    if (event == "gate") outcome_.events.push_back(nlohmann::ordered_json::parse(reader.text()));
-    if (event.empty() && row.contains("loss") && row["loss"].is_number()) losses_.push_back(row["loss"]);
+    const bool is_event = row.contains("event");
+    if (is_event && row["event"] == "gate") outcome_.events.push_back(nlohmann::ordered_json::parse(reader.text()));
+    if (!is_event && row.contains("loss") && row["loss"].is_number()) losses_.push_back(row["loss"]);
   }
 }
 

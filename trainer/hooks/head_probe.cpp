@@ -35,7 +35,8 @@ std::vector<NeedleItem> HeadProbe::left(const std::string& stage, const std::str
     JsonLinesReader reader(file_, {.allow_torn_end = true});
     while (reader.next()) {
       const nlohmann::json& row = reader.row();
-      if (row.is_object() && row.value("stage", "") == stage && row.value("model", "") == model) there.insert(row.value("id", ""));
+      const auto is = [&](const char* key, const std::string& text) { return row.contains(key) && row[key] == text; };
+      if (is("stage", stage) && is("model", model) && row.contains("id") && row["id"].is_string()) there.insert(row["id"].get<std::string>());
     }
   }
   std::vector<NeedleItem> found;
