@@ -53,7 +53,7 @@ std::string data_lines(const Prepared& p) {
   std::string text = "data     " + group_digits(r.rows_kept) + " of " + group_digits(r.rows_read) + " samples, " + group_digits(r.tokens) +
                      " tokens, " + group_digits(r.trained_tokens) + " trained (" +
                      fixed(100.0 * static_cast<double>(r.trained_tokens) / static_cast<double>(std::max<int64_t>(r.tokens, 1)), 1) +
-                     " %), longest " + group_digits(r.longest) + "\n";
+                     " %), longest " + (r.longest_goes_on ? "more than " : "") + group_digits(r.longest) + "\n";
   text += "data     " + group_digits(static_cast<int64_t>(p.rows.size())) + " rows of at most " + group_digits(p.config.data.max_length) +
           " tokens, " + fixed(fill, 1) + " % full" + (p.config.data.packing ? "" : " (packing is off)") + "\n";
   if (!p.held_out.empty()) text += "data     " + group_digits(static_cast<int64_t>(p.held_out.size())) + " samples are not trained on: auto's candidates are scored on them\n";

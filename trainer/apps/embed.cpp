@@ -21,9 +21,9 @@ RunEnd fine_tune(FineTune& job) {
   check_config(job.config);
   check_hook_names(job.hooks);
   make_deterministic();
-  Prepared prepared = prepare(job.config, job.resume);
-  out << describe(prepared) << std::flush;
   Console console(out, job.out != nullptr ? job.config.log.progress : "off");
+  Prepared prepared = prepare(job.config, job.resume, console);
+  console.line(describe(prepared));
   return train(std::move(prepared), console, {std::move(job.hooks), job.requests});
 }
 

@@ -43,6 +43,20 @@ void check_kernels(const Prepared& p) {
   if (!refusal.empty()) fail(p.source.folder, ": ", refusal);
 }
 
+// A status each second, and for a log, which has none, a line after 10 seconds, 20, 40 and so on.
+LoadWatch load_lines(Console& console) {
+  return [&console, next = 10.0](const LoadProgress& p) mutable {
+    constexpr int64_t kLarge = 1 << 20;  // a row that takes its while by itself
+    const std::string text = concat("data     ", group_digits(p.rows_done), " of ", group_digits(p.rows), " rows tokenised in ", human_seconds(p.seconds), ", ",
+                                    human_bytes(p.bytes_done), " of ", human_bytes(p.bytes),
+                                    p.largest_bytes < kLarge ? "" : concat("; at work on ", p.largest, ", one row of ", human_bytes(p.largest_bytes)));
+    console.status(text);
+    if (p.seconds < next) return;
+    console.line(text);
+    next *= 2;
+  };
+}
+
 // Packs what is trained on; with method auto some samples are kept out of it.
 void pack(Prepared& p) {
   const std::vector<Sample>& samples = p.dataset.samples();
@@ -106,18 +120,18 @@ std::string tokenizer_digest(const std::string& model_folder) {
 
 at::ScalarType model_dtype(const RunConfig& config) { return config.model.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat; }
 
-Prepared prepare_data(const RunConfig& config) {
+Prepared prepare_data(const RunConfig& config, Console& console) {
   Prepared p;
   p.config = config;
   p.source = ModelSource::read(config.model.path, config.model.attn_logits_scaling);
   p.text = TextModel::load(config.model.path, config.model.chat_template);
   check_vocabulary(p.source, p.text);
-  p.dataset = Dataset::load(config.data, p.text);
+  p.dataset = Dataset::load(config.data, p.text, load_lines(console));
   return p;
 }
 
-Prepared prepare(const RunConfig& config, bool resume) {
-  Prepared p = prepare_data(config);
+Prepared prepare(const RunConfig& config, bool resume, Console& console) {
+  Prepared p = prepare_data(config, console);
   p.device = choose_device(config.model.device);
   check_kernels(p);
   p.scripts = load_scripts(config.hooks, weight_names(p.source.architecture), p.device);

@@ -40,11 +40,12 @@ struct Prepared {
   std::unique_ptr<FileLock> lock;                    // of the output folder, from the moment that it is this run's
 };
 
-// Reads and checks: model folder, tokenizer and vocabulary, data, packing, probe prompts, hooks, output folder, disk.
-Prepared prepare(const RunConfig& config, bool resume);
+// Reads and checks: model folder, tokenizer and vocabulary, data, packing, probe prompts, hooks, output folder, disk. Says how far it has
+// come where the data takes long.
+Prepared prepare(const RunConfig& config, bool resume, Console& console);
 
 // The part of it that the data needs (for --inspect): config, text, dataset.
-Prepared prepare_data(const RunConfig& config);
+Prepared prepare_data(const RunConfig& config, Console& console);
 
 // Error if the tokenizer has tokens that the model has no row for.
 void check_vocabulary(const ModelSource& source, const TextModel& text);

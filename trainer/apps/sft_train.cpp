@@ -34,7 +34,9 @@ std::vector<std::string> overrides(const Options& options) {
 }
 
 int inspect(const qkr::RunConfig& config, int64_t count) {
-  const qkr::Prepared prepared = qkr::prepare_data(config);
+  qkr::Console console(std::cerr, config.log.progress);  // standard output is for the samples
+  const qkr::Prepared prepared = qkr::prepare_data(config, console);
+  console.status("");
   const bool color = isatty(STDOUT_FILENO) != 0;
   for (int64_t i = 0; i < std::min<int64_t>(count, static_cast<int64_t>(prepared.dataset.samples().size())); ++i) {
     std::cout << qkr::inspect_sample(prepared.dataset.samples()[i], *prepared.text.tokenizer, color) << "\n";
@@ -66,14 +68,14 @@ int run(const Options& options) {
   // config.yaml is the first file that a start leaves; without it there is nothing to go on from.
   std::error_code ignored;  // what is wrong with the folder, prepare() says
   const bool started = std::filesystem::exists(std::filesystem::path(config.output) / "config.yaml", ignored);
-  qkr::Prepared prepared = qkr::prepare(config, options.resume || (options.requeue && started));
-  std::cout << qkr::describe(prepared) << std::flush;
+  qkr::Console console(std::cout, config.log.progress);
+  qkr::Prepared prepared = qkr::prepare(config, options.resume || (options.requeue && started), console);
+  console.line(qkr::describe(prepared));
   if (options.dry_run) {
     std::cout << "dry run: everything that a run needs is there\n";
     return 0;
   }
   qkr::listen_for_signals();
-  qkr::Console console(std::cout, config.log.progress);
   qkr::Requests requests;  // of the configuration's hooks alone
   const qkr::RunEnd end = qkr::train(std::move(prepared), console, {{}, requests});
   std::cout.clear();  // the run is whole in its folder, whatever the console lost

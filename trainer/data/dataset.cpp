@@ -34,20 +34,27 @@ void find_lines(const MappedFile& map, int64_t file, int64_t limit, std::vector<
   }
 }
 
+struct ReadRow {
+  Sample sample;
+  bool beginning = false;  // the row is longer than the sample, and too long
+};
+
 // Applies over_length and no_label to the rows, in order, and keeps count.
 class Filter {
  public:
   Filter(const DataConfigSection& config, DataReport& report) : config_(config), report_(report) {}
 
   // True if the sample stays.
-  bool keep(Sample& sample) {
+  bool keep(ReadRow& row) {
+    Sample& sample = row.sample;
     ++report_.rows_read;
     const int64_t length = sample.size();
     report_.longest = std::max(report_.longest, length);
+    report_.longest_goes_on = report_.longest_goes_on || row.beginning;
     shortest_ = std::min(shortest_, length);
     const std::string place = concat(config_.train[static_cast<size_t>(sample.file)], ":", sample.line);
     const bool is_long = length > config_.max_length;
-    if (is_long && !fit(sample, place)) return false;
+    if (is_long && !fit(row, place)) return false;
     const int64_t labels = count_labels(sample);
     if (labels == 0) return drop_unlabelled(place, is_long);
     ++report_.rows_kept;
@@ -63,7 +70,7 @@ class Filter {
     if (report_.rows_kept > 0) return;
     if (report_.over_length_dropped == report_.rows_read) {
       fail("data.train: every row is longer than data.max_length (", config_.max_length, "): ", group_digits(report_.rows_read),
-           " rows of ", group_digits(shortest_), " to ", group_digits(report_.longest),
+           " rows of ", group_digits(shortest_), " to ", report_.longest_goes_on ? "more than " : "", group_digits(report_.longest),
            " tokens; raise data.max_length or set data.over_length: truncate");
     }
     fail("data.train: no row is left of ", group_digits(report_.rows_read), ": ", group_digits(report_.over_length_dropped),
@@ -72,14 +79,16 @@ class Filter {
   }
 
  private:
-  bool fit(Sample& sample, const std::string& place) {
+  bool fit(ReadRow& row, const std::string& place) {
+    Sample& sample = row.sample;
+    const char* more_than = row.beginning ? "more than " : "";
     if (config_.over_length == "error") {
-      fail(place, ": must be at most data.max_length (", config_.max_length, ") tokens long, got ", sample.size(),
+      fail(place, ": must be at most data.max_length (", config_.max_length, ") tokens long, got ", more_than, sample.size(),
            "; set data.over_length to drop or truncate, or raise data.max_length");
     }
     if (config_.over_length == "drop") {
       ++report_.over_length_dropped;
-      example(concat(place, ": ", group_digits(sample.size()), " tokens, dropped"));
+      example(concat(place, ": ", more_than, group_digits(sample.size()), " tokens, dropped"));
       return false;
     }
     truncate_sample(sample, config_.max_length);
@@ -116,9 +125,28 @@ std::string digest_of(const std::vector<Sample>& samples) {
   return sha.hex();
 }
 
+// Every line as a sample, in order.
+std::vector<ReadRow> read_rows(const DataConfigSection& config, const TextModel& text, const std::vector<Line>& lines, const LoadWatch& watch) {
+  const auto file_of = [&](const Line& line) -> const std::string& { return config.train[static_cast<size_t>(line.file)]; };
+  std::vector<int64_t> bytes;
+  for (const Line& line : lines) bytes.push_back(static_cast<int64_t>(line.text.size()));
+  LoadWatcher watcher(watch, std::move(bytes), [&](size_t i) { return concat(file_of(lines[i]), ":", lines[i].number); });
+  std::vector<ReadRow> rows(lines.size());
+  for_all(lines.size(), [&](size_t i) {
+    const Line& line = lines[i];
+    watcher.begin(i);
+    Sample& sample = rows[i].sample;
+    sample = read_row(config, text, line.text, file_of(line), line.number, &rows[i].beginning);
+    sample.file = line.file;
+    sample.line = line.number;
+    watcher.end(i);
+  });
+  return rows;
+}
+
 }  // namespace
 
-Dataset Dataset::load(const DataConfigSection& config, const TextModel& text) {
+Dataset Dataset::load(const DataConfigSection& config, const TextModel& text, const LoadWatch& watch) {
   check_text_model(config, text);
   std::vector<std::unique_ptr<MappedFile>> maps;  // all of them first: an absent file is an error before any work
   for (const std::string& path : config.train) maps.push_back(std::make_unique<MappedFile>(path));
@@ -130,18 +158,11 @@ Dataset Dataset::load(const DataConfigSection& config, const TextModel& text) {
     if (lines.size() == before && !full) fail(config.train[file], ": must have at least one row, got none");
   }
 
-  std::vector<Sample> rows(lines.size());
-  for_all(lines.size(), [&](size_t i) {
-    const Line& line = lines[i];
-    rows[i] = read_row(config, text, line.text, config.train[static_cast<size_t>(line.file)], line.number);
-    rows[i].file = line.file;
-    rows[i].line = line.number;
-  });
-
+  std::vector<ReadRow> rows = read_rows(config, text, lines, watch);
   Dataset dataset;
   Filter filter(config, dataset.report_);
-  for (Sample& row : rows) {
-    if (filter.keep(row)) dataset.samples_.push_back(std::move(row));
+  for (ReadRow& row : rows) {
+    if (filter.keep(row)) dataset.samples_.push_back(std::move(row.sample));
   }
   filter.finish();
   dataset.digest_ = digest_of(dataset.samples_);

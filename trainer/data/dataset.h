@@ -8,6 +8,7 @@
 
 #include "trainer/config/run_config.h"
 #include "trainer/data/batch.h"
+#include "trainer/data/load_watch.h"
 #include "trainer/hf/chat_template.h"
 #include "trainer/hf/tokenizer.h"
 
@@ -32,6 +33,7 @@ struct DataReport {
   int64_t rows_read = 0, rows_kept = 0, over_length_dropped = 0, over_length_truncated = 0, no_label_dropped = 0;
   int64_t tokens = 0, trained_tokens = 0;  // of the rows kept; a sample's first token, which nothing predicts, is no label
   int64_t longest = 0;                     // of the rows read, in tokens, before any cut
+  bool longest_goes_on = false;            // or longer: of some only the beginning was tokenised (row.h)
   std::vector<std::string> examples;  // the first few dropped or cut rows: "<file>:<line>: 9,120 tokens, dropped"
 };
 
@@ -39,7 +41,8 @@ class Dataset {
  public:
   // Reads, renders, tokenises (in parallel) and masks every row (row.h says how). Error: a malformed line, a row without the fields, an
   // unknown role, null content, no labelled token, an over-length row where data.over_length is error, or no row left.
-  static Dataset load(const DataConfigSection& config, const TextModel& text);
+  // `watch` is told how far it has come.
+  static Dataset load(const DataConfigSection& config, const TextModel& text, const LoadWatch& watch = {});
 
   const std::vector<Sample>& samples() const { return samples_; }
   const DataReport& report() const { return report_; }

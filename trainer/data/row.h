@@ -26,8 +26,13 @@ void check_text_model(const DataConfigSection& config, const TextModel& text);
 //   text               every token is trained, the end-of-text token (where one is known) after it too
 // A rendered conversation is tokenised as it is; raw text by the tokenizer's post-processor too, which is where a Llama
 // gets its BOS. Safe to call from several threads.
-Sample read_row(const DataConfigSection& config, const TextModel& text, std::string_view json, const std::string& file,
-                int64_t line);
+//
+// A text of more than kLargeText bytes is first tokenised up to there, where `beginning` is given and data.over_length is not truncate. If
+// that makes more than twice data.max_length tokens, no rest can bring the row within it: the sample is that of the beginning, which
+// counts more than max_length too, and *beginning is true. (100 MB would take a minute and gigabytes to be dropped.)
+constexpr size_t kLargeText = size_t{4} << 20;
+Sample read_row(const DataConfigSection& config, const TextModel& text, std::string_view json, const std::string& file, int64_t line,
+                bool* beginning = nullptr);
 
 // How many tokens of a sample are labels: trained, and not the first, which nothing predicts.
 int64_t count_labels(const Sample& sample);
