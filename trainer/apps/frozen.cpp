@@ -6,6 +6,7 @@
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
 #include "trainer/loop/trainable.h"
+#include "trainer/model/weight_names.h"
 #include "trainer/restore/candidates.h"
 #include "trainer/restore/selection.h"
 
@@ -69,8 +70,7 @@ std::string describe_frozen(const Prepared& p) {
   if (p.frozen.empty()) return "";
   const Architecture& a = p.source.architecture;
   const TrainedCount trained = count_trained(a, p.frozen);
-  const std::string embedding = "model.embed_tokens.weight";
-  const bool head_too = a.tied && std::find(p.frozen.begin(), p.frozen.end(), embedding) != p.frozen.end();
+  const bool head_too = a.tied && std::find(p.frozen.begin(), p.frozen.end(), kEmbeddingName) != p.frozen.end();
   std::string text = concat("freeze   ", group_digits(trained.weights), " of ", group_digits(parameter_count(a)), " weights are trained (", trained.tensors, " of ",
                             trained.tensors + static_cast<int64_t>(p.frozen.size()), " tensors); frozen: ", what_is_frozen(p.config.train));
   if (head_too) text += ", and with the embedding the LM head, which is tied to it";

@@ -9,6 +9,7 @@
 #include "csrc/core/bits.h"
 #include "trainer/core/digest.h"
 #include "trainer/core/error.h"
+#include "trainer/model/weight_names.h"
 #include "trainer/restore/selection.h"
 
 namespace qkr {
@@ -120,7 +121,7 @@ TensorComparison compare_tensor(const ModelPair& pair, const std::string& name, 
 }
 
 void measure_moves(const ModelPair& pair, OfflineLayer& row) {
-  const std::string start = "model.layers." + std::to_string(row.layer) + ".";
+  const std::string start = kLayersPrefix + std::to_string(row.layer) + ".";
   const std::array<const char*, kMovedParts.size()> modules = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
                                                                "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
   for (size_t i = 0; i < modules.size(); ++i) {

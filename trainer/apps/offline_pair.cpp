@@ -6,6 +6,7 @@
 #include "trainer/apps/offline.h"
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
+#include "trainer/model/weight_names.h"
 
 namespace qkr {
 namespace {
@@ -70,7 +71,7 @@ void check_configs(const ModelSource& base, const ModelSource& tuned, const std:
   }
 }
 
-bool is_of_a_layer(const std::string& name) { return starts_with(name, "model.layers.") && !ends_with(name, "rotary_emb.inv_freq"); }
+bool is_of_a_layer(const std::string& name) { return starts_with(name, kLayersPrefix) && !ends_with(name, "rotary_emb.inv_freq"); }
 
 void check_shape(const SafetensorsFolder& folder, const WeightSpec& spec) {
   if (!folder.contains(spec.name)) fail(folder.path(), ": tensor ", spec.name, " must be there by config.json, got none of that name");

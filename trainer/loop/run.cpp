@@ -2,22 +2,19 @@
 
 #include <ATen/ATen.h>
 
-#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <utility>
 
 #include "trainer/core/error.h"
+#include "trainer/core/lap.h"
 #include "trainer/loop/memory.h"
+#include "trainer/model/weight_names.h"
 #include "trainer/optim/schedule.h"
 
 namespace qkr {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 struct MicroBatch {
   Batch batch;
@@ -44,13 +41,13 @@ std::vector<MicroBatch> load_step(const Run& run, const PlannedStep& planned) {
 // How late the backward pass comes to a weight, within the bounds of a name: the LM head first, then the layers from the last down, in each
 // the MLP before the mixer, the embedding at the end.
 std::pair<int64_t, int64_t> backward_place(const std::string& name) {
-  const std::string prefix = "model.layers.";
+  const std::string prefix = kLayersPrefix;
   if (name.compare(0, prefix.size(), prefix) == 0) {
     const bool mixer = name.find(".self_attn.") != std::string::npos || name.find(".input_layernorm.") != std::string::npos;
     return {-1 - std::strtoll(name.c_str() + prefix.size(), nullptr, 10), mixer ? 1 : 0};
   }
-  if (name == "model.embed_tokens.weight") return {1, 0};
-  return {std::numeric_limits<int64_t>::min(), name == "lm_head.weight" ? 0 : 1};
+  if (name == kEmbeddingName) return {1, 0};
+  return {std::numeric_limits<int64_t>::min(), name == kHeadName ? 0 : 1};
 }
 
 // Of the weights whose gradient is not finite the one that the backward pass came to first; "" if there is none.
@@ -84,7 +81,7 @@ std::string first_non_finite_grad(const Decoder& decoder) {
 }
 
 StepReport train_step(Run& run, const PlannedStep& planned, double lr) {
-  const auto start = Clock::now();
+  Lap lap;
   const std::vector<MicroBatch> step = load_step(run, planned);
   StepReport report;
   report.step = run.state.step + 1;
@@ -113,7 +110,7 @@ StepReport train_step(Run& run, const PlannedStep& planned, double lr) {
   run.state.tokens_seen += report.tokens;
   run.state.tokens_trained += report.trained_tokens;
   report.tokens_seen = run.state.tokens_seen;
-  report.seconds = seconds_since(start);
+  report.seconds = lap.seconds();
   report.tokens_per_second = static_cast<double>(report.tokens) / report.seconds;
   report.memory_bytes = peak_memory_bytes(run.decoder.device());
   return report;

@@ -7,11 +7,10 @@
 #include "trainer/core/error.h"
 #include "trainer/core/pattern.h"
 #include "trainer/core/text.h"
+#include "trainer/model/weight_names.h"
 
 namespace qkr {
 namespace {
-
-const char kEmbedding[] = "model.embed_tokens.weight", kHead[] = "lm_head.weight", kLayers[] = "model.layers.";
 
 // W_Q and W_K of the softmax layers, with their biases.
 std::set<std::string> routing_weights(const Architecture& architecture) {
@@ -29,16 +28,16 @@ void check_patterns(const Architecture& architecture, const std::vector<std::str
   for (const std::string& pattern : patterns) {
     const auto matches = [&](const std::string& name) { return matches_pattern(pattern, name); };
     if (std::any_of(names.begin(), names.end(), matches)) continue;
-    const bool head = architecture.tied && matches(kHead);
+    const bool head = architecture.tied && matches(kHeadName);
     fail("train.freeze: ", quoted(pattern), " must match a weight of the model, got none",
-         head ? concat("; its LM head is ", kEmbedding, ", to which it is tied") : near_matches(pattern, names));
+         head ? concat("; its LM head is ", kEmbeddingName, ", to which it is tied") : near_matches(pattern, names));
   }
 }
 
 // 0-based, -1 for the embedding; a name behind the layers counts as behind the last one.
 int64_t layer_of(const std::string& name, int64_t layers) {
-  if (name == kEmbedding) return -1;
-  return starts_with(name, kLayers) ? std::strtoll(name.c_str() + sizeof kLayers - 1, nullptr, 10) : layers;
+  if (name == kEmbeddingName) return -1;
+  return starts_with(name, kLayersPrefix) ? std::strtoll(name.c_str() + sizeof kLayersPrefix - 1, nullptr, 10) : layers;
 }
 
 }  // namespace

@@ -13,12 +13,13 @@
 #include "trainer/model/linear_cross_entropy.h"
 #include "trainer/model/recompute.h"
 #include "trainer/model/softmax_attention.h"
+#include "trainer/model/weight_names.h"
 
 namespace qkr {
 namespace {
 
 Block make_block(const Architecture& a, const NamedTensors& weights, size_t i) {
-  const std::string prefix = "model.layers." + std::to_string(i) + ".";
+  const std::string prefix = kLayersPrefix + std::to_string(i) + ".";
   const std::string mixer = prefix + "self_attn.";
   const auto build = [&]() -> Mixer {
     if (a.layers[i].mixer == MixerKind::kSoftmax) return SoftmaxMixer(a.layers[i].softmax, a.rms_norm_eps, weights, mixer);
@@ -68,9 +69,9 @@ bool Block::is_trained() const {
 Decoder::Decoder(Architecture architecture, NamedTensors weights)
     : architecture_(std::move(architecture)), weights_(std::move(weights)) {
   check_weights(architecture_, weights_);
-  embedding_ = weights_.at("model.embed_tokens.weight");
-  head_ = architecture_.tied ? embedding_ : weights_.at("lm_head.weight");
-  final_norm_ = weights_.at("model.norm.weight");
+  embedding_ = weights_.at(kEmbeddingName);
+  head_ = architecture_.tied ? embedding_ : weights_.at(kHeadName);
+  final_norm_ = weights_.at(kFinalNormName);
   for (size_t i = 0; i < architecture_.layers.size(); ++i) blocks_.push_back(make_block(architecture_, weights_, i));
   rotary_ = Rotary(architecture_, embedding_.device());
 }
@@ -170,7 +171,7 @@ std::string Decoder::first_non_finite(const at::Tensor& tokens, const Segments& 
 std::vector<RoutingNames> Decoder::routing_names() const {
   std::vector<RoutingNames> found;
   for (const int64_t layer : architecture_.softmax_layers()) {
-    const std::string prefix = "model.layers." + std::to_string(layer) + ".self_attn.";
+    const std::string prefix = kLayersPrefix + std::to_string(layer) + ".self_attn.";
     const auto name_if_there = [&](const char* name) { return weights_.contains(prefix + name) ? prefix + name : std::string(); };
     found.push_back({layer, prefix + "q_proj.weight", prefix + "k_proj.weight", name_if_there("q_proj.bias"),
                      name_if_there("k_proj.bias"), name_if_there("q_norm.weight"), name_if_there("k_norm.weight")});

@@ -11,6 +11,7 @@
 #include "trainer/core/text.h"
 #include "trainer/io/atomic.h"
 #include "trainer/io/safetensors.h"
+#include "trainer/model/weight_names.h"
 
 namespace qkr {
 namespace {
@@ -63,19 +64,19 @@ std::map<std::string, std::string> match_names(const ModelSource& source, const 
     matched[spec.name] = place->second;
     stored.erase(place);
   }
-  if (source.architecture.tied && stored.count("lm_head.weight") != 0) {
-    matched["lm_head.weight"] = stored["lm_head.weight"];
-    stored.erase("lm_head.weight");
+  if (source.architecture.tied && stored.count(kHeadName) != 0) {
+    matched[kHeadName] = stored[kHeadName];
+    stored.erase(kHeadName);
   }
   if (!stored.empty()) fail(files.path(), ": tensor ", stored.begin()->second, " is not part of the model that config.json describes");
   return matched;
 }
 
 void check_tied_head(const SafetensorsFolder& files, const std::map<std::string, std::string>& matched) {
-  const auto head = matched.find("lm_head.weight");
+  const auto head = matched.find(kHeadName);
   if (head == matched.end()) return;
-  if (!at::equal(files.tensor(head->second), files.tensor(matched.at("model.embed_tokens.weight")))) {
-    fail(files.path(), ": tensor lm_head.weight must equal model.embed_tokens.weight (config.json ties them), got other values");
+  if (!at::equal(files.tensor(head->second), files.tensor(matched.at(kEmbeddingName)))) {
+    fail(files.path(), ": tensor ", kHeadName, " must equal ", kEmbeddingName, " (config.json ties them), got other values");
   }
 }
 

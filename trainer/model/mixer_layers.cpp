@@ -2,6 +2,7 @@
 
 #include "trainer/core/error.h"
 #include "trainer/model/architecture.h"
+#include "trainer/model/weight_names.h"
 
 namespace qkr {
 namespace {
@@ -38,7 +39,7 @@ std::vector<MixerLayer> mixer_layers(const Architecture& architecture) {
       layers.push_back({number, false, l.heads, l.kv_heads, l.head_dim, l.rope, false, {}});
     }
   }
-  const std::string start = "model.layers.", middle = ".self_attn.";
+  const std::string start = kLayersPrefix, middle = ".self_attn.";
   for (const WeightSpec& spec : weight_specs(architecture)) {
     const size_t place = spec.name.find(middle);
     if (place == std::string::npos) continue;

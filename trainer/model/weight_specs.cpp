@@ -1,6 +1,7 @@
 #include <string>
 
 #include "trainer/model/architecture.h"
+#include "trainer/model/weight_names.h"
 
 namespace qkr {
 namespace {
@@ -10,7 +11,7 @@ using Init = WeightSpec::Init;
 // Collects the weights of one block under "model.layers.<i>.".
 class BlockSpecs {
  public:
-  BlockSpecs(std::vector<WeightSpec>& out, int64_t layer) : out_(out), prefix_("model.layers." + std::to_string(layer) + ".") {}
+  BlockSpecs(std::vector<WeightSpec>& out, int64_t layer) : out_(out), prefix_(kLayersPrefix + std::to_string(layer) + ".") {}
 
   void linear(const std::string& name, int64_t out_features, int64_t in_features, bool bias) {
     out_.push_back({prefix_ + name + ".weight", {out_features, in_features}, Init::kNormal});
@@ -54,7 +55,7 @@ void lightning_specs(BlockSpecs& block, const LightningShape& l, int64_t hidden)
 
 std::vector<WeightSpec> weight_specs(const Architecture& a) {
   std::vector<WeightSpec> specs;
-  specs.push_back({"model.embed_tokens.weight", {a.vocab_size, a.hidden_size}, Init::kNormal});
+  specs.push_back({kEmbeddingName, {a.vocab_size, a.hidden_size}, Init::kNormal});
   for (size_t i = 0; i < a.layers.size(); ++i) {
     BlockSpecs block(specs, static_cast<int64_t>(i));
     block.norm("input_layernorm", a.hidden_size);
@@ -68,8 +69,8 @@ std::vector<WeightSpec> weight_specs(const Architecture& a) {
     block.linear("mlp.up_proj", a.intermediate_size, a.hidden_size, a.mlp_bias);
     block.linear("mlp.down_proj", a.hidden_size, a.intermediate_size, a.mlp_bias);
   }
-  specs.push_back({"model.norm.weight", {a.hidden_size}, Init::kOnes});
-  if (!a.tied) specs.push_back({"lm_head.weight", {a.vocab_size, a.hidden_size}, Init::kNormal});
+  specs.push_back({kFinalNormName, {a.hidden_size}, Init::kOnes});
+  if (!a.tied) specs.push_back({kHeadName, {a.vocab_size, a.hidden_size}, Init::kNormal});
   return specs;
 }
 

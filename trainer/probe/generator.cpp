@@ -10,6 +10,7 @@
 #include "trainer/core/digest.h"
 #include "trainer/core/error.h"
 #include "trainer/model/generate.h"
+#include "trainer/model/weight_names.h"
 
 namespace qkr {
 namespace {
@@ -53,7 +54,7 @@ void add_answer_scores(const Decoder& decoder, const at::Tensor& hidden, int64_t
   const int64_t end = std::min(begin + hidden.size(0), static_cast<int64_t>(ids.size()) - 1);  // the last token predicts none of ids
   const int64_t from = std::max(first - 1, begin);                                             // the position before an answer token predicts it
   if (from >= end) return;
-  const at::Tensor head = decoder.weights().at(decoder.architecture().tied ? "model.embed_tokens.weight" : "lm_head.weight");
+  const at::Tensor head = decoder.weights().at(decoder.architecture().tied ? kEmbeddingName : kHeadName);
   const at::Tensor targets = at::tensor(std::vector<int64_t>(ids.begin() + from + 1, ids.begin() + end + 1), at::kLong).to(hidden.device());
   const at::Tensor positions = at::arange(from - begin, end - begin, targets.options());
   const auto [logprob, rank] = answer_logprobs(hidden, head, positions, targets);

@@ -17,6 +17,7 @@
 #include "trainer/model/batch_decoder.h"
 #include "trainer/model/prefix_prefill.h"
 #include "trainer/model/softmax_attention.h"
+#include "trainer/model/weight_names.h"
 
 namespace qkr::bench {
 namespace {
@@ -60,7 +61,7 @@ double peak_gb(at::Device device) {
 std::map<std::pair<int64_t, int64_t>, int64_t> projections(const Decoder& decoder) {
   std::map<std::pair<int64_t, int64_t>, int64_t> shapes;
   for (const auto& [name, weight] : decoder.weights()) {
-    if (weight.dim() == 2 && name != "model.embed_tokens.weight" && name != "lm_head.weight") ++shapes[{weight.size(0), weight.size(1)}];
+    if (weight.dim() == 2 && name != kEmbeddingName && name != kHeadName) ++shapes[{weight.size(0), weight.size(1)}];
   }
   return shapes;
 }
