@@ -112,6 +112,13 @@ TEST(OfflineRefuses, FlagsInItsOwnWords) {
   pair.expect_refused("qk-restore: --method: must be one method, got auto, which needs a run to score its candidates", {"--method", "auto"});
   pair.expect_refused("qk-restore: --anchor: must be ", {"--method", "procrustes", "--anchor", "-1"});
   pair.expect_refused("qk-restore: --layers: must name layers of the model, got 9", {"--method", "plain", "--layers", "1,9"});
+  for (const char* layers : {"[1", "*a", "1: 2", "0, {", "'"}) {
+    pair.expect_refused("qk-restore: --layers: must be ", {"--method", "plain", "--layers", layers});
+  }
+  pair.expect_refused("qk-restore: --layers: must be one of softmax, linear, all, got the string '[1'",
+                      {"--method", "plain", "--layers", "[1"});
+  pair.expect_refused("qk-restore: --method: must be one of none, plain, ", {"--method", "[plain"});
+  pair.expect_refused("qk-restore: --anchor: must be a number, got the string '[1'", {"--method", "procrustes", "--anchor", "[1"});
   pair.expect_refused("--digests", {"--method", "plain", "--digests", "some"});
   pair.expect_refused("--ignore-config: must be ", {"--method", "plain", "--ignore-config", "hidden_size"});
 }

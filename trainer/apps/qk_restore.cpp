@@ -24,9 +24,19 @@ std::string as_flags(const std::string& problems) {
   return std::regex_replace(std::regex_replace(problems, kPlace, "$1"), kKey, "--$1");
 }
 
+const std::string kDigits = "0123456789", kPlain = kDigits + "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.:+-_";
+
+// The flag's text as a YAML value: as it is where YAML sees but a word or a number in it, else between quotes.
+std::string yaml_word(const std::string& text) {
+  const bool dashes = text[0] == '-' && text.find_first_of(kDigits) != 1;
+  if (!text.empty() && text.find_first_not_of(kPlain) == std::string::npos && text.back() != ':' && !dashes) return text;
+  return "'" + std::regex_replace(text, std::regex("'"), "''") + "'";
+}
+
 // "0,4" is a list, all else a word.
 std::string yaml_layers(const std::string& layers) {
-  return layers.find_first_of("0123456789") == std::string::npos ? layers : "[" + layers + "]";
+  const bool list = layers.find_first_of(kDigits) != std::string::npos && layers.find_first_not_of(kPlain + ", ") == std::string::npos;
+  return list ? "[" + layers + "]" : yaml_word(layers);
 }
 
 // The flags as the qk_restore section of a configuration, so that the same rules check them.
@@ -35,9 +45,9 @@ qkr::RestoreConfigSection restore_section(const Flags& f) {
     qkr::fail("--method: must be one method, got auto, which needs a run to score its candidates: its probe and its held-out rows; "
               "sft-train --qk-restore auto does it");
   }
-  std::vector<std::string> set = {"model.path=none", "data.train=[none]", "output=nowhere", "qk_restore.method=" + f.method,
-                                  "qk_restore.layers=" + yaml_layers(f.layers), "qk_restore.parts=" + f.parts};
-  if (!f.anchor.empty()) set.push_back("qk_restore.anchor=" + f.anchor);
+  std::vector<std::string> set = {"model.path=none", "data.train=[none]", "output=nowhere", "qk_restore.method=" + yaml_word(f.method),
+                                  "qk_restore.layers=" + yaml_layers(f.layers), "qk_restore.parts=" + yaml_word(f.parts)};
+  if (!f.anchor.empty()) set.push_back("qk_restore.anchor=" + yaml_word(f.anchor));
   if (f.keep_biases) set.push_back("qk_restore.biases=false");
   if (f.qk_norm) set.push_back("qk_restore.qk_norm=true");
   try {

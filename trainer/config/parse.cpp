@@ -15,6 +15,7 @@
 #include "trainer/config/convert.h"
 #include "trainer/config/fields.h"
 #include "trainer/core/error.h"
+#include "trainer/core/shown_name.h"
 #include "trainer/core/text.h"
 
 namespace qkr {
@@ -54,10 +55,14 @@ class Parser {
   Parser(const Parser&) = delete;
 
   void read_file(std::string_view yaml) {
-    const YAML::Node root = load(std::string(yaml), file_, [&](const YAML::Mark& m) { return place_of(file_, m); });
-    unread_ = !problems_.empty();
+    unread_ = true;
+    const std::optional<YAML::Node> loaded =
+        load(std::string(yaml), [&](const YAML::Mark& mark, const std::string& what) { add(place_of(file_, mark), what); });
+    if (!loaded) return;
+    const YAML::Node& root = *loaded;
+    if (!root.IsMap() && !root.IsNull()) return add(place_of(file_, root.Mark()), "must be a map of sections, got " + node_text(root));
+    unread_ = false;
     if (root.IsNull()) return;
-    if (!root.IsMap()) return add(place_of(file_, root.Mark()), "must be a map of sections, got " + node_text(root));
     for_each_key(root, "", in_file(), [&](const std::string& name, const YAML::Node& key, const YAML::Node& value) {
       if (is_section(fields_, name)) {
         read_section(name, value);
@@ -69,7 +74,9 @@ class Parser {
     });
   }
 
+  // Nothing after a file that could not be read: what it lacks, and what an override does not find in it, cannot be said.
   void read_override(const std::string& text) {
+    if (unread_) return;
     const std::string place = "--set " + text;
     const size_t equals = text.find('=');
     const std::string path = text.substr(0, equals);
@@ -84,10 +91,12 @@ class Parser {
     const Field* field = of_item ? &*of_item : find_field(fields_, path);
     if (field == nullptr && list == nullptr) return unknown(place, path);
     if (!is_utf8(text)) return add(place, path + ": must be UTF-8");
-    const YAML::Node node = load(text.substr(equals + 1), place, [&](const YAML::Mark&) { return place; });
-    if (list != nullptr) return read_list(*list, node, [&](const YAML::Node&) { return place; });
+    const std::optional<YAML::Node> node =
+        load(text.substr(equals + 1), [&](const YAML::Mark&, const std::string& what) { bad_value(place, path, what); });
+    if (!node) return;
+    if (list != nullptr) return read_list(*list, *node, [&](const YAML::Node&) { return place; });
     places_[path] = place;
-    read_value(*field, node, [&](const YAML::Node&, const std::string& what) { bad_value(place, path, what); });
+    read_value(*field, *node, [&](const YAML::Node&, const std::string& what) { bad_value(place, path, what); });
   }
 
   RunConfig finish() {
@@ -110,7 +119,8 @@ class Parser {
   }
 
  private:
-  void add(const std::string& place, const std::string& what) { problems_.push_back(place + ": " + what); }
+  // A line each, whatever keys and values hold.
+  void add(const std::string& place, const std::string& what) { problems_.push_back(shown_words(place + ": " + what)); }
 
   std::function<std::string(const YAML::Node&)> in_file() const {
     return [this](const YAML::Node& at) { return place_of(file_, at.Mark()); };
@@ -121,21 +131,19 @@ class Parser {
     add(place, path + ": " + what);
   }
 
-  // The text as one document; a problem and a null node if it is none.
-  template <class PlaceOf>
-  YAML::Node load(const std::string& text, const std::string& whole, PlaceOf&& place_of_mark) {
+  // The text as one document; fault(mark, what) and nothing if it is none.
+  template <class Fault>
+  std::optional<YAML::Node> load(const std::string& text, Fault&& fault) {
     try {
-      if (const std::optional<YAML::Mark> second = second_document(text)) {
-        add(place_of_mark(*second), "must be one YAML document, got another");
-      } else {
-        return YAML::Load(text);
-      }
+      const std::optional<YAML::Mark> second = second_document(text);
+      if (!second) return YAML::Load(text);
+      fault(*second, "must be one YAML document, got another");
     } catch (const YAML::ParserException& error) {
-      add(place_of_mark(error.mark), "not YAML: " + error.msg);
+      fault(error.mark, "must be YAML, got an error: " + error.msg);
     } catch (const YAML::Exception& error) {
-      add(whole, std::string("not YAML: ") + error.what());
+      fault(YAML::Mark::null_mark(), std::string("must be YAML, got an error: ") + error.what());
     }
-    return YAML::Node();
+    return std::nullopt;
   }
 
   // visit(name, key node, value node) for every key of a map, once: yaml-cpp itself keeps the first of two and says nothing.
@@ -161,6 +169,9 @@ class Parser {
   void read_section(const std::string& section, const YAML::Node& node) {
     if (node.IsNull()) return;
     if (!node.IsMap()) {
+      for (const Field& field : fields_) {
+        if (field.section == section) wrong_.insert(field.path());
+      }
       return add(place_of(file_, node.Mark()), concat(section, ": must be a map of keys, such as ", section, ": {",
                                                       first_key(section).substr(section.size() + 1), ": ...}, got ",
                                                       node_text(node)));
@@ -291,7 +302,7 @@ class Parser {
   std::vector<SectionList> lists_;             // too
   std::map<std::string, std::string> places_;  // of the keys that were given, by path
   std::set<std::string> wrong_;                // keys that already have a problem
-  bool unread_ = false;                        // the file is not YAML: what it lacks cannot be said
+  bool unread_ = false;                        // the file is not YAML, or no map
   std::vector<std::string> problems_;
 };
 
