@@ -205,13 +205,52 @@ TEST(Checkpoint, RefusesADamagedFolder) {
             "progress.json: step must be a non-negative integer, got '-1'");
   EXPECT_EQ(damage([](const fs::path& f) { edit_progress(f, [](Json& j) { j["step"] = 1.5; }); }),
             "progress.json: step must be a non-negative integer, got '1.5'");
-  EXPECT_EQ(damage([](const fs::path& f) { edit_progress(f, [](Json& j) { j["format"] = 2; }); }), "progress.json: format must be 1, got 2");
+  EXPECT_EQ(damage([](const fs::path& f) { edit_progress(f, [](Json& j) { j["format"] = 3; }); }), "progress.json: format must be 2, got 3");
+  EXPECT_EQ(damage([](const fs::path& f) { edit_progress(f, [](Json& j) { j["format"] = 1; }); }),
+            "progress.json: format must be 2, got 1, of an earlier build, without digests of its files");
   EXPECT_EQ(damage([](const fs::path& f) { edit_progress(f, [](Json& j) { j["identity"]["data"] = 3; }); }),
             "progress.json: identity.data must be a string, got number");
   EXPECT_EQ(damage([](const fs::path& f) { edit_progress(f, [](Json& j) { j["bytes"].erase("optim.safetensors"); }); }),
             "progress.json: bytes: optim.safetensors must be a non-negative integer, got none");
   EXPECT_EQ(damage([](const fs::path& f) { edit_progress(f, [](Json& j) { j = Json::array(); }); }),
             "progress.json: format must be a non-negative integer, got none");
+  EXPECT_EQ(damage([](const fs::path& f) { edit_progress(f, [](Json& j) { j.erase("digests"); }); }),
+            "progress.json: digests must be an object of the files' digests, got none");
+  EXPECT_EQ(damage([](const fs::path& f) { edit_progress(f, [](Json& j) { j["digests"].erase("model.safetensors"); }); }),
+            "progress.json: digests: model.safetensors must be a digest, got none");
+  EXPECT_EQ(damage([](const fs::path& f) { edit_progress(f, [](Json& j) { j["digests"]["model.safetensors"] = 7; }); }),
+            "progress.json: digests: model.safetensors must be a digest, got '7'");
+}
+
+// One bit of one byte, the file's size as it was.
+void flip(const fs::path& file, int64_t offset) {
+  std::string bytes = read_file(file);
+  bytes[static_cast<size_t>(offset < 0 ? offset + static_cast<int64_t>(bytes.size()) : offset)] ^= 1;
+  std::ofstream(file, std::ios::binary) << bytes;
+}
+
+TEST(Checkpoint, RefusesAFlippedBitInAnyFile) {
+  const auto refused = [](const std::string& name, const std::string& message) {
+    return message.find(name + ": must have the bytes that were saved, of digest ") == 0 && message.find(" as progress.json says, got ") < message.size() &&
+           message.find('\n') == std::string::npos;
+  };
+  for (const std::string name : {"model.safetensors", "optim.safetensors"}) {
+    for (const int64_t offset : {0, 20, -1}) {  // the header's length, the header, a tensor
+      const std::string message = damage([&](const fs::path& f) { flip(f / name, offset); });
+      EXPECT_TRUE(refused(name, message)) << offset << ": " << message;
+    }
+  }
+  const TmpDir dir;
+  const fs::path folder = checkpoint_path(dir.path(), 7);
+  save_checkpoint(folder, make_state(7), {}, [](const fs::path& in) { std::ofstream(in / "hook-ema.pt") << "twelve bytes"; });
+  TrainState live = make_state(1);
+  EXPECT_EQ(load_checkpoint(folder, live).step, 7);
+  flip(folder / "hook-ema.pt", 3);
+  live = make_state(1);
+  const std::string message = QKR_MESSAGE_OF(load_checkpoint(folder, live));
+  EXPECT_TRUE(refused((folder / "hook-ema.pt").string(), message)) << message;
+  EXPECT_TRUE(same(live, make_state(1)));
+  EXPECT_EQ(read_progress(folder).step, 7) << "sizes alone do not read the files";
 }
 
 TEST(Checkpoint, NamesWhatTheRunWasNotMadeOf) {

@@ -162,6 +162,20 @@ TEST(Stopped, RunIsNotResumedOnAChangedArchitecture) {
   EXPECT_NE(outcome.err.find("identity.digest of config.json must be"), std::string::npos) << outcome.err;
 }
 
+TEST(Stopped, RunIsNotResumedFromAFlippedBit) {
+  TmpDir folder;
+  const std::vector<std::string> more = {"--set", "train.max_steps=2"};
+  ASSERT_EQ(run_program(small_command(folder, more)).code, 0);
+  const fs::path file = folder / "out" / "checkpoints" / "step-000002" / "optim.safetensors";
+  std::string bytes = read_file(file);
+  bytes[bytes.size() / 2] ^= 4;
+  std::ofstream(file, std::ios::binary) << bytes;
+  const Outcome outcome = run_program(small_command(folder, {"--set", "train.max_steps=2", "--resume"}));
+  EXPECT_EQ(outcome.code, 2) << tail(outcome);
+  EXPECT_EQ(outcome.err.rfind("sft-train: " + file.string() + ": must have the bytes that were saved, of digest ", 0), 0u) << outcome.err;
+  EXPECT_EQ(lines_of(outcome.err).size(), 1u) << outcome.err;
+}
+
 // What a run needs of its base model is in its own folder: the weights in the checkpoint, the first start's W_Q and W_K.
 TEST(Stopped, RunKeepsItsSnapshotIfTheBaseModelHasChanged) {
   TmpDir folder;

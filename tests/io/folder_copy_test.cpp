@@ -109,5 +109,24 @@ TEST(FileSha256, IsThatOfTheBytes) {
   EXPECT_EQ(file_sha256(folder.write("file", "")), sha256_hex(""));
 }
 
+TEST(FilesDigests, AreThoseOfThePieces) {
+  const TmpDir folder;
+  const fs::path large = folder.write("large", "x"), small = folder.write("small", "abc"), empty = folder.write("empty", "");
+  fs::resize_file(large, 2 * kDigestPiece + 5);
+  overwrite_bytes(large, kDigestPiece + 1, "y");
+  std::string piece(kDigestPiece, '\0');
+  piece[0] = 'x';
+  const std::string first = sha256_hex(piece);
+  piece[0] = '\0';
+  piece[1] = 'y';
+  const std::string second = sha256_hex(piece);
+  const std::vector<std::string> digests = files_digests({small, large, empty, small});
+  EXPECT_EQ(digests, (std::vector<std::string>{sha256_hex(sha256_hex("abc")), sha256_hex(first + second + sha256_hex(std::string(5, '\0'))),
+                                               sha256_hex(""), sha256_hex(sha256_hex("abc"))}));
+  overwrite_bytes(large, 2 * kDigestPiece + 4, "\1");
+  EXPECT_NE(files_digests({large})[0], digests[1]);
+  EXPECT_EQ(QKR_MESSAGE_OF(files_digests({folder / "none"})), (folder / "none").string() + ": must exist, got no such file");
+}
+
 }  // namespace
 }  // namespace qkr::test

@@ -9,6 +9,7 @@
 
 #include "trainer/core/text.h"
 #include "trainer/io/atomic.h"
+#include "trainer/io/folder_copy.h"
 #include "trainer/io/json_text.h"
 #include "trainer/io/safetensors.h"
 
@@ -19,7 +20,7 @@ namespace {
 constexpr const char* kWeights = "model.safetensors";
 constexpr const char* kOptim = "optim.safetensors";
 constexpr const char* kProgress = "progress.json";
-constexpr int64_t kFormat = 1;
+constexpr int64_t kFormat = 2;  // 1: without digests
 constexpr int64_t kSlackBytes = int64_t{4} << 20;  // headers, progress.json, the file system's own
 
 // The files of a folder, by name.
@@ -29,7 +30,23 @@ std::map<std::string, int64_t> sizes_in(const fs::path& folder) {
   return sizes;
 }
 
-nlohmann::ordered_json progress_json(const TrainState& state, const Identity& identity, const std::map<std::string, int64_t>& bytes) {
+// By name, of files of a folder.
+using Digests = std::map<std::string, std::string>;
+
+// Of the files that are the keys of a map.
+template <class ByName>
+Digests digests_of(const fs::path& folder, const ByName& by_name) {
+  std::vector<fs::path> files;
+  for (const auto& [name, value] : by_name) files.push_back(folder / name);
+  std::vector<std::string> found = files_digests(files);
+  Digests digests;
+  size_t i = 0;
+  for (const auto& [name, value] : by_name) digests[name] = std::move(found[i++]);
+  return digests;
+}
+
+nlohmann::ordered_json progress_json(const TrainState& state, const Identity& identity, const std::map<std::string, int64_t>& bytes,
+                                     const Digests& digests) {
   nlohmann::ordered_json json;
   json["format"] = kFormat;
   json["step"] = state.step;
@@ -38,6 +55,7 @@ nlohmann::ordered_json progress_json(const TrainState& state, const Identity& id
   json["tokens_trained"] = state.tokens_trained;
   json["identity"] = identity;
   json["bytes"] = bytes;
+  json["digests"] = digests;
   return json;
 }
 
@@ -47,6 +65,16 @@ int64_t count_in(const nlohmann::json& json, const char* key, const std::string&
     fail(place, ": ", key, " must be a non-negative integer, got ", found == json.end() ? "none" : quoted(found->dump()));
   }
   return found->get<int64_t>();
+}
+
+std::string digest_in(const nlohmann::json& json, const std::string& file, const std::string& place) {
+  const auto digests = json.find("digests");
+  if (digests == json.end() || !digests->is_object()) fail(place, ": digests must be an object of the files' digests, got none");
+  const auto found = digests->find(file);
+  if (found == digests->end() || !found->is_string()) {
+    fail(place, ": digests: ", file, " must be a digest, got ", found == digests->end() ? "none" : quoted(found->dump()));
+  }
+  return found->get<std::string>();
 }
 
 void check_size(const fs::path& file, int64_t want) {
@@ -100,20 +128,29 @@ void save_checkpoint(const fs::path& folder, const TrainState& state, const Iden
   write_safetensors(partial.path() / kWeights, state.weights, {{"format", "pt"}});
   write_safetensors(partial.path() / kOptim, state.optim);
   if (more) more(partial.path());
-  const std::string progress = progress_json(state, identity, sizes_in(partial.path())).dump(2) + "\n";
-  write_file_atomically(partial.path() / kProgress, progress);
+  const std::map<std::string, int64_t> sizes = sizes_in(partial.path());
+  const Digests digests = digests_of(partial.path(), sizes);
+  write_file_atomically(partial.path() / kProgress, progress_json(state, identity, sizes, digests).dump(2) + "\n");
   partial.commit();
 }
 
-Progress read_progress(const fs::path& folder) {
+namespace {
+
+struct Manifest {
+  Progress progress;
+  Digests digests;
+};
+
+Manifest read_manifest(const fs::path& folder) {
   const fs::path path = folder / kProgress;
   if (fs::is_directory(folder) && !fs::exists(path)) fail(folder.string(), ": must be a checkpoint, got no ", kProgress, " in it");
   const auto json = read_json_file(path);
   const std::string place = path.string();
   if (const int64_t format = count_in(json, "format", place); format != kFormat) {
-    fail(place, ": format must be ", kFormat, ", got ", format);
+    fail(place, ": format must be ", kFormat, ", got ", format, format < kFormat ? ", of an earlier build, without digests of its files" : "");
   }
-  Progress progress;
+  Manifest manifest;
+  Progress& progress = manifest.progress;
   progress.step = count_in(json, "step", place);
   progress.next_sample = count_in(json, "next_sample", place);
   progress.tokens_seen = count_in(json, "tokens_seen", place);
@@ -130,12 +167,28 @@ Progress read_progress(const fs::path& folder) {
   for (const auto& [file, size] : bytes->items()) {
     if (file.find('/') != std::string::npos) fail(place, ": bytes must name files of the checkpoint's folder, got ", quoted(file));
     check_size(folder / file, count_in(*bytes, file.c_str(), place + ": bytes"));
+    manifest.digests[file] = digest_in(json, file, place);
   }
-  return progress;
+  return manifest;
 }
 
+void check_digests(const fs::path& folder, const Manifest& manifest) {
+  for (const auto& [name, got] : digests_of(folder, manifest.digests)) {
+    const std::string& want = manifest.digests.at(name);
+    if (got == want) continue;
+    fail((folder / name).string(), ": must have the bytes that were saved, of digest ", want.substr(0, 16), " as ", kProgress, " says, got ",
+         got.substr(0, 16));
+  }
+}
+
+}  // namespace
+
+Progress read_progress(const fs::path& folder) { return read_manifest(folder).progress; }
+
 Progress load_checkpoint(const fs::path& folder, TrainState& state) {
-  Progress progress = read_progress(folder);
+  const Manifest manifest = read_manifest(folder);
+  const Progress& progress = manifest.progress;
+  check_digests(folder, manifest);
   const SafetensorsFile weights(folder / kWeights), optim(folder / kOptim);
   check_agrees(weights, state.weights);
   check_agrees(optim, state.optim);

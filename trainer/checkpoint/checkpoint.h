@@ -1,5 +1,6 @@
 // TrainState ↔ folder, so that a stopped run can resume. checkpoints/step-000200/ holds model.safetensors, optim.safetensors and
-// progress.json (counters, identity, sizes of the others), and what the run's hooks add. A checkpoint exists once its folder has its final name.
+// progress.json (counters, identity, sizes and digests of the others), and what the run's hooks add. A checkpoint exists once its folder has
+// its final name.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@ namespace qkr {
 // What the run was made of, by name: digests of configuration, data, snapshot. Stored and compared, never interpreted.
 using Identity = std::map<std::string, std::string>;
 
-// Writes more files into the folder of a checkpoint in the making: what else a resume needs. Their sizes are recorded too.
+// Writes more files into the folder of a checkpoint in the making: what else a resume needs. Their sizes and digests are recorded too.
 using WriteMore = std::function<void(const std::filesystem::path& folder)>;
 
 struct Progress {
@@ -31,11 +32,12 @@ std::filesystem::path checkpoint_path(const std::filesystem::path& checkpoints_d
 // is written. Other checkpoints are not touched.
 void save_checkpoint(const std::filesystem::path& folder, const TrainState& state, const Identity& identity = {}, const WriteMore& more = {});
 
-// progress.json, after checking that every file that it lists is there in its recorded size.
+// progress.json, after checking that every file that it lists is there in its recorded size; their bytes are not read.
 Progress read_progress(const std::filesystem::path& folder);
 
-// Copies the checkpoint INTO the live tensors of `state` and sets its counters. Names, dtypes and shapes must agree both ways;
-// everything is checked before anything is changed. Returns what read_progress returns.
+// Copies the checkpoint INTO the live tensors of `state` and sets its counters. Every file must have the digest that was recorded, so that a
+// bit that has flipped since then is an Error; names, dtypes and shapes must agree both ways; everything is checked before anything is
+// changed. Returns what read_progress returns.
 Progress load_checkpoint(const std::filesystem::path& folder, TrainState& state);
 
 // Error naming the first item of `expected` that the checkpoint was not made with; what it lacks counts as empty. Items only the checkpoint has

@@ -11,6 +11,7 @@
 
 #include "trainer/core/digest.h"
 #include "trainer/core/error.h"
+#include "trainer/core/parallel.h"
 #include "trainer/core/text.h"
 #include "trainer/io/atomic.h"
 #include "trainer/io/mapped_file.h"
@@ -67,6 +68,24 @@ std::string_view read_at(int fd, std::string& buffer, int64_t bytes, int64_t off
     if (got == 0) fail_run(path.string(), ": must keep its size while it is read, got an end at byte ", offset);
     return {buffer.data(), static_cast<size_t>(got)};
   }
+}
+
+int64_t size_of(int fd, const fs::path& path) {
+  struct stat info {};
+  if (::fstat(fd, &info) != 0) fail(path.string(), ": must be readable, got ", std::strerror(errno));
+  return info.st_size;
+}
+
+std::string bytes_sha256(int fd, int64_t begin, int64_t end, const fs::path& path, const CopyWatch& watch) {
+  Sha256 sha;
+  std::string buffer;
+  for (int64_t offset = begin; offset < end;) {
+    const std::string_view bytes = read_at(fd, buffer, end - offset, offset, path);
+    sha.add(bytes);
+    offset += static_cast<int64_t>(bytes.size());
+    if (watch) watch(static_cast<int64_t>(bytes.size()));
+  }
+  return sha.hex();
 }
 
 // What file systems say that cannot copy from one file to the other by themselves.
@@ -134,17 +153,16 @@ std::vector<FolderFile> list_folder(const fs::path& folder) {
 
 void copy_file_data(const fs::path& from, const fs::path& to, const CopyWatch& watch) {
   const Descriptor in(open_for_reading(from)), out(open_for_writing(to, O_CREAT | O_TRUNC));
-  struct stat info {};
-  if (::fstat(in.get(), &info) != 0) fail(from.string(), ": must be readable, got ", std::strerror(errno));
-  if (::ftruncate(out.get(), info.st_size) != 0) fail_writing(to, errno);
+  const int64_t size = size_of(in.get(), from);
+  if (::ftruncate(out.get(), size) != 0) fail_writing(to, errno);
   Copy copy{from, to, watch, in.get(), out.get()};
-  for (int64_t offset = 0; offset < info.st_size;) {
+  for (int64_t offset = 0; offset < size;) {
     int64_t data = ::lseek(in.get(), offset, SEEK_DATA);
-    if (data < 0) data = errno == ENXIO ? info.st_size : offset;  // nothing but a hole is left; or holes are not told
-    data = std::min<int64_t>(data, info.st_size);
+    if (data < 0) data = errno == ENXIO ? size : offset;  // nothing but a hole is left; or holes are not told
+    data = std::min<int64_t>(data, size);
     if (watch && data > offset) watch(data - offset);
-    int64_t hole = data < info.st_size ? ::lseek(in.get(), data, SEEK_HOLE) : data;
-    if (hole < 0 || hole > info.st_size) hole = info.st_size;
+    int64_t hole = data < size ? ::lseek(in.get(), data, SEEK_HOLE) : data;
+    if (hole < 0 || hole > size) hole = size;
     copy.extent(data, hole);
     offset = hole;
   }
@@ -163,17 +181,33 @@ void overwrite_bytes(const fs::path& file, int64_t offset, std::string_view byte
 
 std::string file_sha256(const fs::path& file, const CopyWatch& watch) {
   const Descriptor in(open_for_reading(file));
-  struct stat info {};
-  if (::fstat(in.get(), &info) != 0) fail(file.string(), ": must be readable, got ", std::strerror(errno));
-  Sha256 sha;
-  std::string buffer;
-  for (int64_t offset = 0; offset < info.st_size;) {
-    const std::string_view bytes = read_at(in.get(), buffer, info.st_size - offset, offset, file);
-    sha.add(bytes);
-    offset += static_cast<int64_t>(bytes.size());
-    if (watch) watch(static_cast<int64_t>(bytes.size()));
+  return bytes_sha256(in.get(), 0, size_of(in.get(), file), file, watch);
+}
+
+std::vector<std::string> files_digests(const std::vector<fs::path>& files) {
+  struct Piece {
+    const fs::path& file;
+    int64_t begin, end;
+  };
+  std::vector<Piece> pieces;
+  for (const fs::path& file : files) {
+    const Descriptor in(open_for_reading(file));
+    const int64_t size = size_of(in.get(), file);
+    for (int64_t begin = 0; begin < size; begin += kDigestPiece) pieces.push_back({file, begin, std::min(begin + kDigestPiece, size)});
   }
-  return sha.hex();
+  std::vector<std::string> of_pieces(pieces.size());
+  for_all(pieces.size(), [&](size_t i) {
+    const Descriptor in(open_for_reading(pieces[i].file));
+    of_pieces[i] = bytes_sha256(in.get(), pieces[i].begin, pieces[i].end, pieces[i].file, {});
+  });
+  std::vector<std::string> digests;
+  size_t piece = 0;
+  for (const fs::path& file : files) {
+    Sha256 sha;
+    for (; piece < pieces.size() && &pieces[piece].file == &file; ++piece) sha.add(of_pieces[piece]);
+    digests.push_back(sha.hex());
+  }
+  return digests;
 }
 
 }  // namespace qkr

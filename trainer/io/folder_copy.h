@@ -37,4 +37,9 @@ void overwrite_bytes(const std::filesystem::path& file, int64_t offset, std::str
 // 64 hex digits, as sha256sum prints them.
 std::string file_sha256(const std::filesystem::path& file, const CopyWatch& watch = {});
 
+// A digest of each file that all cores compute at once: SHA-256 of the SHA-256 digests (their hex digits, end to end) of the
+// file's pieces of kDigestPiece bytes, the last of which may be shorter; an empty file has none. 64 hex digits.
+constexpr int64_t kDigestPiece = int64_t{64} << 20;
+std::vector<std::string> files_digests(const std::vector<std::filesystem::path>& files);
+
 }  // namespace qkr
