@@ -11,8 +11,8 @@ namespace {
 
 __global__ void this_code() {}
 
-// Whether the device is Hopper and this library holds code for Hopper. Built for 8.0 alone it runs translated code there, as it does on
-// newer devices.
+// Whether the device is Hopper and this library holds code for Hopper. Built for 8.0 alone it runs translated code there,
+// as it does on newer devices.
 bool on_hopper() {
   int device = 0, major = 0;
   cudaFuncAttributes built = {};

@@ -92,13 +92,14 @@ __device__ __noinline__ void scale_by_gram(int& turn) {
 template <int kStripes>
 __device__ double distance_from_identity(int& turn) {
   using Shape = PolarShape<kStripes>;
-  const auto [x, g, scratch] = PolarMemory<kStripes>::get();
+  const PolarMemory<kStripes> memory = PolarMemory<kStripes>::get();
+  double* const g = memory.triangle;
   double squares = 0;
   for_triangle<kStripes>([&](int i, int row, int column, double weight) {
     const double x = row == column ? g[i] - 1 : g[i];
     squares += weight * x * x;
   });
-  return sqrt(block_sum<Shape::kWarps>(squares, scratch->sums, turn));
+  return sqrt(block_sum<Shape::kWarps>(squares, memory.scratch->sums, turn));
 }
 
 struct Iterated {
@@ -195,7 +196,10 @@ struct Certificate {
 template <int kStripes, class T>
 __device__ __noinline__ Certificate certify(const Problem<T>& problem, int& turn) {
   using Shape = PolarShape<kStripes>;
-  const auto [x, g, scratch] = PolarMemory<kStripes>::get();
+  const PolarMemory<kStripes> memory = PolarMemory<kStripes>::get();  // no structured binding: C++17 lambdas do not capture those
+  double* const x = memory.square;
+  double* const g = memory.triangle;
+  PolarScratch<kStripes>* const scratch = memory.scratch;
   constexpr int kN = Shape::kN;
   multiply_by_problem<kStripes>(problem);
   const double delta = problem.n * kEps * problem.frobenius;
