@@ -75,6 +75,8 @@ TEST(Text, WritesSecondsForPeople) {
   EXPECT_EQ(human_seconds(360000), "100h00m");
   EXPECT_EQ(human_seconds(std::nan("")), "?");
   EXPECT_EQ(human_seconds(INFINITY), "?");
+  EXPECT_EQ(human_seconds(1e300), "?");
+  EXPECT_EQ(human_seconds(-1e300), "?");
 }
 
 // The first wrong byte, or -1 for well-formed text.

@@ -117,6 +117,24 @@ TEST(Page, SaysWhatIsMissing) {
   EXPECT_EQ(body.find("chart-loss"), std::string::npos);
 }
 
+// What a file says a number is need not fit an integer.
+TEST(Page, TakesNumbersOfAnySize) {
+  const TmpDir dir;
+  dir.write("run/config.yaml", kConfig);
+  dir.write("run/log.jsonl", lines({{{"step", 1e300}, {"loss", 1e300}, {"memory_bytes", 1e24}}, {{"step", 1}, {"loss", 2}, {"memory_bytes", -1e24}}}));
+  Json row = probe_row("start", 0, "niah_single_1", 1024, 0, true);
+  row["depth"] = 1e300;
+  row["step"] = -1e300;
+  row["length"] = 1e19;
+  dir.write("run/probe.jsonl", lines({row}));
+  dir.write("run/heads.jsonl", lines({{{"stage", "start"}, {"step", 1e300}, {"id", "a"}, {"length", 1e300}, {"layers", {0}}, {"mass", {{1e300}}}}}));
+  dir.write("run/summary.json", R"({"status": "finished", "seconds": 1e300, "peak_memory_bytes": 1e300, "steps": 1e300})");
+  const std::string body = body_of(render_report(dir / "run"));
+  EXPECT_NE(body.find("<dt>steps</dt><dd>1e+300</dd>"), std::string::npos);
+  EXPECT_NE(body.find("<dt>time</dt><dd title=\"1e+300 s\">?</dd>"), std::string::npos);
+  EXPECT_NE(body.find("8388608.0 TiB"), std::string::npos);  // 2^63 bytes
+}
+
 TEST(Page, ShowsHowTheRunEnded) {
   const TmpDir dir;
   dir.write("run/config.yaml", kConfig);

@@ -81,7 +81,7 @@ std::string human_bytes(int64_t bytes) {
 
 std::string human_seconds(double seconds) {
   char text[64];
-  if (!std::isfinite(seconds)) return "?";
+  if (!(std::abs(seconds) < 1e15)) return "?";
   const int64_t whole = static_cast<int64_t>(std::llround(seconds));
   if (seconds < 59.95) return fixed(seconds, 1) + "s";
   if (whole < 3600) {

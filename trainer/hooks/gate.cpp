@@ -24,7 +24,7 @@ GateHook::GateHook(const RunConfig& config, const Snapshot& snapshot, RecallProb
                    GateOutcome& outcome, Console& console)
     : config_(config), snapshot_(snapshot), probe_(probe), folder_(config.output), requests_(requests), outcome_(outcome), console_(console),
       end_is_restored_(config.qk_restore.method != "none" && probes_at(config.probe, "restored")) {
-  keep_lines_while(folder_ / "restores.jsonl", [&](const nlohmann::json& row) { return row.value("step", int64_t{0}) <= resumed_step; });
+  keep_lines_while(folder_ / "restores.jsonl", [&](const nlohmann::json& row) { return row.value("step", 0.0) <= static_cast<double>(resumed_step); });
   read_log();
 }
 

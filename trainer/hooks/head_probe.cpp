@@ -25,7 +25,7 @@ HeadProbe::HeadProbe(const Decoder& decoder, TextCodec codec, std::filesystem::p
   // "end" and "restored" belong to a finished run; a resumed one measures them anew.
   keep_lines_while(file_, [&](const nlohmann::json& row) {
     const std::string stage = row.value("stage", "");
-    return resumed_step > 0 && row.value("step", int64_t{0}) <= resumed_step && stage != "end" && stage != "restored";
+    return resumed_step > 0 && row.value("step", 0.0) <= static_cast<double>(resumed_step) && stage != "end" && stage != "restored";
   });
 }
 

@@ -42,7 +42,7 @@ std::string line_of(const RestoreReport& report, const std::string& moments) {
 RestoreEveryHook::RestoreEveryHook(const RestoreConfigSection& config, const Snapshot& snapshot, std::filesystem::path rows, int64_t resumed_step,
                                    Console& console, const Requests* requests)
     : config_(config), every_(restore_interval(config)), snapshot_(snapshot), rows_(std::move(rows)), console_(console), requests_(requests) {
-  keep_lines_while(rows_, [&](const nlohmann::json& row) { return row.value("step", int64_t{0}) <= resumed_step; });
+  keep_lines_while(rows_, [&](const nlohmann::json& row) { return row.value("step", 0.0) <= static_cast<double>(resumed_step); });
 }
 
 void RestoreEveryHook::after_step(const StepReport& report, TrainState& state) {

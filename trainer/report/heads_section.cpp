@@ -3,6 +3,7 @@
 
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
+#include "trainer/core/whole.h"
 #include "trainer/report/figures.h"
 #include "trainer/report/grid.h"
 #include "trainer/report/heads.h"
@@ -62,7 +63,7 @@ std::string share_map(const HeadMap& map, size_t stage, double most) {
       cell.title = concat("layer ", map.layers()[layer], ", head ", head, ", ", label, ": ", share.n == 0 ? "no such head" : share_words(share));
       if (share.n > 0) {
         const double place = most > 0 ? share.mean / most : 0;
-        const int64_t percent = std::llround(100 * share.mean);
+        const int64_t percent = whole(std::round(100 * share.mean));
         cell.fill = mixed_colour(place, kShareStops);
         cell.light = place > 0.5;
         if (percent > 0) cell.text = std::to_string(percent);
@@ -78,7 +79,7 @@ Cell num(std::string text, std::string css = {}) { return {.html = std::move(tex
 std::string interval(const MeanShare& change) { return concat(html::points(change.low), " … ", html::points(change.high)); }
 
 std::string whole_percent(double share) {
-  const int64_t percent = std::llround(100 * share);
+  const int64_t percent = whole(std::round(100 * share));
   return concat(percent < 0 ? "−" : "", std::abs(percent), "%");
 }
 

@@ -6,6 +6,7 @@
 
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
+#include "trainer/core/whole.h"
 
 namespace qkr::html {
 
@@ -135,7 +136,7 @@ std::string number(double value) {
   const double size = std::abs(value);
   if (value == std::floor(value) && size < 1e15) {
     text = group_digits(static_cast<int64_t>(size));
-  } else if (size >= 1e3) {
+  } else if (size >= 1e3 && size < 1e15) {
     text = group_digits(static_cast<int64_t>(std::llround(size)));
   } else {
     char buffer[32];
@@ -212,7 +213,7 @@ std::string fact(const std::string& name, const std::string& value_html, const s
 std::string json_fact(const std::string& key, const nlohmann::ordered_json& value) {
   if (key == "seconds" && value.is_number()) return fact("time", human_seconds(value.get<double>()), escape(value.dump() + " s"));
   if (ends_with(key, "_bytes") && value.is_number()) {
-    return fact(spaced(key.substr(0, key.size() - 6)), human_bytes(static_cast<int64_t>(value.get<double>())), escape(value.dump()));
+    return fact(spaced(key.substr(0, key.size() - 6)), human_bytes(whole(value.get<double>())), escape(value.dump()));
   }
   const Shown text = shown(value);
   return fact(spaced(key), text.text, text.exact);

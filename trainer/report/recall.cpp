@@ -5,6 +5,7 @@
 
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
+#include "trainer/core/whole.h"
 #include "trainer/probe/statistics.h"
 
 namespace qkr {
@@ -80,7 +81,7 @@ std::string Recall::band_label(int band) const {
 }
 
 int Recall::band_of(double depth) const {
-  return std::clamp(static_cast<int>(depth * bands_ / 100), 0, bands_ - 1);
+  return static_cast<int>(std::clamp<int64_t>(whole(depth * bands_ / 100), 0, bands_ - 1));
 }
 
 bool Recall::matches(const ProbeRow& row, const Where& where) const {

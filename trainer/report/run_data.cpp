@@ -11,6 +11,7 @@
 
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
+#include "trainer/core/whole.h"
 
 namespace qkr {
 
@@ -91,10 +92,10 @@ std::vector<LogRow> read_log(const fs::path& path, std::vector<std::string>& not
   read_lines(path, "the page has no loss curve.", notes, [&](const Json& json) {
     const std::optional<double> step = find_number(json, "step");
     if (!step) return false;
-    take_hook_values(json, static_cast<int64_t>(*step), hook_values);
+    take_hook_values(json, whole(*step), hook_values);
     if (json.contains("event")) return true;  // what a hook measured between the steps
     LogRow row;
-    row.step = static_cast<int64_t>(*step);
+    row.step = whole(*step);
     row.loss = find_number(json, "loss");
     row.grad_norm = find_number(json, "grad_norm");
     row.lr = find_number(json, "lr");
@@ -124,11 +125,11 @@ std::vector<ProbeRow> read_probe(const fs::path& path, std::vector<std::string>&
     if (hit == json.end() || !(hit->is_boolean() || hit->is_number()) || !length) return false;
     ProbeRow row;
     row.stage = find_text(json, "stage");
-    row.step = static_cast<int64_t>(find_number(json, "step").value_or(0));
+    row.step = whole(find_number(json, "step").value_or(0));
     row.id = find_text(json, "id");
     row.task = find_text(json, "task");
     if (row.stage.empty() || row.id.empty() || row.task.empty()) return false;
-    row.length = static_cast<int64_t>(*length);
+    row.length = whole(*length);
     row.depth = find_number(json, "depth");
     if (const auto outputs = json.find("outputs"); outputs != json.end() && outputs->is_array()) {
       for (const Json& output : *outputs) {
@@ -170,10 +171,10 @@ std::vector<HeadRow> read_heads(const fs::path& path, std::vector<std::string>& 
   read_lines(path, "", notes, [&](const Json& json) {
     HeadRow row;
     row.stage = find_text(json, "stage");
-    row.step = static_cast<int64_t>(find_number(json, "step").value_or(0));
+    row.step = whole(find_number(json, "step").value_or(0));
     row.id = find_text(json, "id");
     row.task = find_text(json, "task");
-    row.length = static_cast<int64_t>(find_number(json, "length").value_or(0));
+    row.length = whole(find_number(json, "length").value_or(0));
     if (row.stage.empty() || row.id.empty() || !take_masses(json, &row)) return false;
     rows.push_back(std::move(row));
     return true;

@@ -3,6 +3,7 @@
 
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
+#include "trainer/core/whole.h"
 #include "trainer/report/headline.h"
 #include "trainer/report/html.h"
 #include "trainer/report/sections.h"
@@ -100,7 +101,7 @@ std::string log_table(const RunData& run) {
     const LogRow& row = run.log[count == 1 ? 0 : i * (run.log.size() - 1) / (count - 1)];
     table.row({num(group_digits(row.step)), num(optional_number(row.loss)), num(optional_number(row.grad_norm)),
                num(optional_number(row.lr)), num(optional_number(row.tokens_seen)), num(optional_number(row.tokens_per_second)),
-               num(row.memory_bytes ? human_bytes(static_cast<int64_t>(*row.memory_bytes)) : "–")});
+               num(row.memory_bytes ? human_bytes(whole(*row.memory_bytes)) : "–")});
   }
   return table.html();
 }
@@ -120,7 +121,7 @@ std::string training_facts(const RunData& run) {
   }
   if (last.tokens_seen) list += fact("tokens seen", html::number(*last.tokens_seen));
   if (seconds > 0) list += fact("tokens/s in steps", html::number(std::round(tokens / seconds)));
-  if (memory > 0) list += fact("peak memory", human_bytes(static_cast<int64_t>(memory)));
+  if (memory > 0) list += fact("peak memory", human_bytes(whole(memory)));
   return list + "</dl>\n";
 }
 
