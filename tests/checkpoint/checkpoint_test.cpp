@@ -220,6 +220,25 @@ TEST(Checkpoint, RefusesADamagedFolder) {
             "progress.json: digests: model.safetensors must be a digest, got none");
   EXPECT_EQ(damage([](const fs::path& f) { edit_progress(f, [](Json& j) { j["digests"]["model.safetensors"] = 7; }); }),
             "progress.json: digests: model.safetensors must be a digest, got '7'");
+  EXPECT_EQ(damage([](const fs::path& f) { edit_progress(f, [](Json& j) { j["step"] = uint64_t{1} << 63; }); }),
+            "progress.json: step must be a non-negative integer, got '9223372036854775808'");
+}
+
+// The file is a user's, and may hold anything.
+TEST(Checkpoint, RefusesInOneLineWhateverItsNamesAre) {
+  using Json = nlohmann::json;
+  const auto with_file = [](const std::string& name) {
+    return damage([&](const fs::path& f) { edit_progress(f, [&](Json& j) { j["bytes"][name] = 1; }); });
+  };
+  const std::string rule = "progress.json: bytes must name files of the checkpoint's folder, got '";
+  EXPECT_EQ(with_file("a\nb"), rule + "a\\nb'");
+  EXPECT_EQ(with_file(std::string(300, 'n')).find(rule + "nnn"), 0u);  // longer than any file's
+  EXPECT_EQ(with_file(""), rule + "'");
+  EXPECT_EQ(damage([](const fs::path& f) { edit_progress(f, [](Json& j) { j["identity"]["a\nb"] = 3; }); }),
+            "progress.json: identity.'a\\nb' must be a string, got number");
+  EXPECT_EQ(damage([](const fs::path& f) { edit_progress(f, [](Json& j) { j["digests"]["model.safetensors"] = "a\nb"; }); })
+                .find("model.safetensors: must have the bytes that were saved, of digest 'a\\nb' as progress.json says, got "),
+            0u);
 }
 
 // One bit of one byte, the file's size as it was.

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "trainer/core/shown_name.h"
 #include "trainer/core/text.h"
 #include "trainer/io/atomic.h"
 #include "trainer/io/folder_copy.h"
@@ -61,7 +62,8 @@ nlohmann::ordered_json progress_json(const TrainState& state, const Identity& id
 
 int64_t count_in(const nlohmann::json& json, const char* key, const std::string& place) {
   const auto found = json.is_object() ? json.find(key) : json.end();
-  if (found == json.end() || !found->is_number_integer() || *found < 0) {
+  // parsed as an unsigned number, it may be beyond int64
+  if (found == json.end() || !found->is_number_unsigned() || found->get<uint64_t>() > INT64_MAX) {
     fail(place, ": ", key, " must be a non-negative integer, got ", found == json.end() ? "none" : quoted(found->dump()));
   }
   return found->get<int64_t>();
@@ -75,6 +77,12 @@ std::string digest_in(const nlohmann::json& json, const std::string& file, const
     fail(place, ": digests: ", file, " must be a digest, got ", found == digests->end() ? "none" : quoted(found->dump()));
   }
   return found->get<std::string>();
+}
+
+// Of a file in this very folder, as a save can have written it.
+bool is_file_name(const std::string& name) {
+  const bool plain = name.size() <= 255 && name.find('/') == std::string::npos && name.find('\0') == std::string::npos;
+  return plain && shown_name(name, 255) == name;  // as it is
 }
 
 void check_size(const fs::path& file, int64_t want) {
@@ -158,14 +166,14 @@ Manifest read_manifest(const fs::path& folder) {
   const auto identity = json.find("identity");
   if (identity == json.end() || !identity->is_object()) fail(place, ": identity must be an object of strings");
   for (const auto& [key, value] : identity->items()) {
-    if (!value.is_string()) fail(place, ": identity.", key, " must be a string, got ", value.type_name());
+    if (!value.is_string()) fail(place, ": identity.", shown_name(key), " must be a string, got ", value.type_name());
     progress.identity[key] = value.get<std::string>();
   }
   const auto bytes = json.find("bytes");
   if (bytes == json.end() || !bytes->is_object()) fail(place, ": bytes must be an object of file sizes, got none");
   for (const char* file : {kWeights, kOptim}) count_in(*bytes, file, place + ": bytes");
   for (const auto& [file, size] : bytes->items()) {
-    if (file.find('/') != std::string::npos) fail(place, ": bytes must name files of the checkpoint's folder, got ", quoted(file));
+    if (!is_file_name(file)) fail(place, ": bytes must name files of the checkpoint's folder, got ", quoted(file));
     check_size(folder / file, count_in(*bytes, file.c_str(), place + ": bytes"));
     manifest.digests[file] = digest_in(json, file, place);
   }
@@ -176,7 +184,7 @@ void check_digests(const fs::path& folder, const Manifest& manifest) {
   for (const auto& [name, got] : digests_of(folder, manifest.digests)) {
     const std::string& want = manifest.digests.at(name);
     if (got == want) continue;
-    fail((folder / name).string(), ": must have the bytes that were saved, of digest ", want.substr(0, 16), " as ", kProgress, " says, got ",
+    fail((folder / name).string(), ": must have the bytes that were saved, of digest ", shown_name(want.substr(0, 16)), " as ", kProgress, " says, got ",
          got.substr(0, 16));
   }
 }
