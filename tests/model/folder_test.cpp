@@ -253,6 +253,7 @@ TEST(Refused, MissingUnexpectedAndMisshapenTensors) {
                  "tensor model.layers.2.mlp.up_proj.weight is missing");
   expect_refused([](NamedTensors& t) { t.set("model.layers.3.mlp.up_proj.weight", at::ones({96, 72})); },
                  "tensor model.layers.3.mlp.up_proj.weight is not part of the model");
+  expect_refused([](NamedTensors& t) { t.set("a\nb", at::ones({1})); }, "tensor 'a\\nb' is not part of the model");
   expect_refused([](NamedTensors& t) { t.set("model.layers.0.self_attn.q_proj.bias", at::ones({72})); },
                  "self_attn.q_proj.bias is not part");
   expect_refused([](NamedTensors& t) { t.set("model.layers.1.self_attn.k_proj.weight", at::ones({72, 24})); },

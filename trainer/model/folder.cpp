@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "trainer/core/error.h"
+#include "trainer/core/shown_name.h"
 #include "trainer/core/text.h"
 #include "trainer/io/atomic.h"
 #include "trainer/io/safetensors.h"
@@ -47,7 +48,9 @@ std::map<std::string, std::string> match_names(const ModelSource& source, const 
   for (const std::string& name : files.names()) {
     const std::string now = source.architecture.family == Family::kHypeNet ? current_hypenet_name(name) : name;
     if (now.empty() || ends_with(now, "rotary_emb.inv_freq")) continue;  // old Llama files carry the table
-    if (!stored.emplace(now, name).second) fail(files.path(), ": tensor ", now, " must be there once, got ", stored[now], " and ", name);
+    if (!stored.emplace(now, name).second) {
+      fail(files.path(), ": tensor ", shown_name(now, 200), " must be there once, got ", shown_name(stored[now], 200), " and ", shown_name(name, 200));
+    }
   }
   std::map<std::string, std::string> matched;
   for (const WeightSpec& spec : weight_specs(source.architecture)) {
@@ -68,7 +71,7 @@ std::map<std::string, std::string> match_names(const ModelSource& source, const 
     matched[kHeadName] = stored[kHeadName];
     stored.erase(kHeadName);
   }
-  if (!stored.empty()) fail(files.path(), ": tensor ", stored.begin()->second, " is not part of the model that config.json describes");
+  if (!stored.empty()) fail(files.path(), ": tensor ", shown_name(stored.begin()->second, 200), " is not part of the model that config.json describes");
   return matched;
 }
 
