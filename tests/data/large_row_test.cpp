@@ -25,14 +25,14 @@ TEST(LargeRow, IsDroppedByItsBeginning) {
   EXPECT_TRUE(data.report().longest_goes_on);
   EXPECT_EQ(data.report().examples, std::vector<std::string>{rows.file() + ":1: more than " + group_digits(kLargeText) + " tokens, dropped"});
   rows.config.over_length = "error";
-  EXPECT_EQ(rows.error(), "a.jsonl:1: must be at most data.max_length (100) tokens long, got more than 4194304; set data.over_length to drop or "
+  EXPECT_EQ(rows.error(), "a.jsonl:1: must be at most data.max_length (100) tokens long, got more than 1048576; set data.over_length to drop or "
                           "truncate, or raise data.max_length");
 }
 
 TEST(LargeRow, IsReadWholeWhereTheBeginningDoesNotDecide) {
   Rows rows(long_row(100) + kShort, "text");
   const int64_t whole = static_cast<int64_t>(kLargeText) + 100 + 1;
-  rows.config.max_length = 3'000'000;
+  rows.config.max_length = static_cast<int64_t>(kLargeText) / 4 * 3;
   const Dataset dropped = rows.load();
   EXPECT_EQ(dropped.report().longest, whole);
   EXPECT_FALSE(dropped.report().longest_goes_on);

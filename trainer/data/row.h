@@ -30,7 +30,7 @@ void check_text_model(const DataConfigSection& config, const TextModel& text);
 // A text of more than kLargeText bytes is first tokenised up to there, where `beginning` is given and data.over_length is not truncate. If
 // that makes more than twice data.max_length tokens, no rest can bring the row within it: the sample is that of the beginning, which
 // counts more than max_length too, and *beginning is true. (100 MB would take a minute and gigabytes to be dropped.)
-constexpr size_t kLargeText = size_t{4} << 20;
+constexpr size_t kLargeText = size_t{1} << 20;
 Sample read_row(const DataConfigSection& config, const TextModel& text, std::string_view json, const std::string& file, int64_t line,
                 bool* beginning = nullptr);
 
