@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Waiting OpenMP threads sleep instead of spinning: on a busy machine small models are ten times faster so.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: amnesia-base all build deps configure demo test test-asan bench package gpu-bundle format clean help
+.PHONY: amnesia-base all build deps configure demo test test-asan fuzz bench package gpu-bundle format clean help
 
 all: build
 
@@ -19,6 +19,7 @@ help:
 	@echo "make amnesia-base  the base model of examples/amnesia from nothing, on a GPU"
 	@echo "make test        install what is missing, build, run every test"
 	@echo "make test-asan   the rooms' tests on the CPU under AddressSanitizer and UBSan, in build-asan"
+	@echo "make fuzz        mutated inputs for every reader of files, in build-asan; FUZZ_RUNS=200000 of each, FUZZ_SEED=1, FUZZ='config report'"
 	@echo "make build       sft-train, niah-probe, qk-restore, libqk_restore_ops.so in $(BUILD)/; pip install . packs them"
 	@echo "make bench       our operators against their peers, on the GPU if there is one; BENCH='--benchmark_filter=polar'"
 	@echo "make package     a .deb and a .tar.gz of programs, libraries, headers and the CMake package, in $(BUILD)/package"
@@ -60,12 +61,21 @@ test: configure
 
 # Not e2e and bench: they run the programs, whose parts are tested here. Leaks are not looked for: Torch's tables never go.
 ASAN_ROOMS ?= core io hf config data ops model optim restore probe checkpoint loop report hooks
-test-asan: $(VENV)/.ready
-	@[[ -f build-asan/build.ninja ]] || scripts/configure.sh build-asan -DQKR_CUDA=OFF -DQKR_SANITIZE=address,undefined \
-	  -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1 -fno-sanitize-recover=undefined"
-	@ninja -C build-asan -j $(JOBS) $(ASAN_ROOMS:%=test_%)
+test-asan: build-asan/build.ninja
+	@ninja -C build-asan -j $(JOBS) $(ASAN_ROOMS:%=test_%) fuzz
 	@ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 ctest --test-dir build-asan --output-on-failure \
-	  -R "^($$(tr ' ' '|' <<< '$(ASAN_ROOMS)'))(\.fixtures)?$$"
+	  -R "^($$(tr ' ' '|' <<< 'fuzz $(ASAN_ROOMS)'))(\.fixtures)?$$"
+
+# A run keeps the inputs that reach more of the rooms' code, and stops at the first finding, whose input it saves in build-asan.
+FUZZ_RUNS ?= 200000
+FUZZ_SEED ?= 1
+fuzz: build-asan/build.ninja
+	@ninja -C build-asan -j $(JOBS) fuzz
+	@OMP_NUM_THREADS=1 build-asan/bin/fuzz --runs $(FUZZ_RUNS) --seed $(FUZZ_SEED) --save build-asan $(FUZZ)
+
+build-asan/build.ninja: $(VENV)/.ready scripts/configure.sh
+	@scripts/configure.sh build-asan -DQKR_CUDA=OFF -DQKR_SANITIZE=address,undefined,float-cast-overflow -DQKR_FUZZ_COVERAGE=ON \
+	  -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1 -fno-sanitize-recover=all"
 
 bench: configure
 	@ninja -C $(BUILD) -j $(JOBS) bench_ops
