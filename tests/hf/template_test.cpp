@@ -52,6 +52,7 @@ TEST(ChatTemplate, SyntaxErrorsNameTheLine) {
   EXPECT_EQ(QKR_MESSAGE_OF(make("{% for m in messages %}")).substr(0, 10), "t.jinja:1:");
   EXPECT_EQ(error_of("\n\n{{ messages | no_such_filter }}", kTurn), "t.jinja:3: filter no_such_filter is unknown");
   EXPECT_EQ(error_of("\n{{ messages.no_such_method() }}", kTurn).substr(0, 10), "t.jinja:2:");
+  EXPECT_EQ(error_of("{{ ''[::-1] }}", kTurn).find("t.jinja: the template engine gave up: "), 0u);  // its own mistake
   EXPECT_EQ(QKR_MESSAGE_OF(make("\xFF")), "t.jinja: the template must be UTF-8, got a bad byte at offset 0");
 }
 

@@ -9,6 +9,7 @@
 #include "trainer/apps/session.h"
 #include "trainer/core/error.h"
 #include "trainer/core/lap.h"
+#include "trainer/core/shown_name.h"
 #include "trainer/core/text.h"
 #include "trainer/hooks/head_probe.h"
 #include "trainer/io/file_lock.h"
@@ -216,9 +217,11 @@ NamedResults read_results(const std::string& file) {
     if (std::find(stages.begin(), stages.end(), r.stage) == stages.end()) stages.push_back(r.stage);
   }
   if (stages.empty()) fail(path, ": must hold results, got none");
-  if (stage.empty() && stages.size() > 1) fail(path, ": holds the stages ", join(stages), "; name one, as in ", path, ":", stages[0]);
+  if (stage.empty() && stages.size() > 1) {
+    fail(path, ": holds the stages ", shown_names(stages), "; name one, as in ", path, ":", shown_name(stages[0]));
+  }
   if (!stage.empty()) std::erase_if(results.results, [&](const ItemResult& r) { return r.stage != stage; });
-  if (results.results.empty()) fail(path, ": must hold the stage ", quoted(stage), ", got ", join(stages));
+  if (results.results.empty()) fail(path, ": must hold the stage ", quoted(stage), ", got ", shown_names(stages));
   return results;
 }
 

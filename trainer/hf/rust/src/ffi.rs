@@ -89,13 +89,16 @@ unsafe fn guard<T>(error: *mut Text, out: *mut T, work: impl FnOnce() -> Result<
             return 0;
         }
         Ok(Err(what)) => what,
-        Err(panic) => {
-            let told = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            format!("the library gave up: {}", told.unwrap_or("no reason given"))
-        }
+        Err(panic) => format!("the library gave up: {}", reason_of(panic)),
     };
     error.write(give_text(failure.replace(['\n', '\r'], " ")));
     1
+}
+
+/// What a caught panic says.
+pub fn reason_of(panic: Box<dyn std::any::Any + Send>) -> String {
+    let told = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    told.unwrap_or("no reason given").to_string()
 }
 
 unsafe fn free_box<T>(object: *mut T) {

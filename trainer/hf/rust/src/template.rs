@@ -1,6 +1,7 @@
 //! A chat template in minijinja, set up as transformers sets up Jinja2.
 
 use crate::dropped::DropCheck;
+use crate::ffi::reason_of;
 use crate::learn::{self, Run, Turn};
 use crate::messages::{self, CountingWriter, JsonObject, Tracker};
 use crate::spans::{self, Span};
@@ -8,6 +9,7 @@ use crate::{functions, generation, methods, python_text, tojson, value};
 use minijinja::value::Value;
 use minijinja::{escape_formatter, AutoEscape, Environment, Error, ErrorKind};
 use serde_json::Value as Json;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::OnceLock;
 
 const FUEL: u64 = 20_000_000; // steps of the engine, about two seconds; a long conversation takes thousands
@@ -72,7 +74,14 @@ impl ChatTemplate {
         finished.unwrap_or_else(|_| Err(format!("{name}: the template engine gave up on it")))
     }
 
+    /// A template that makes the engine panic (''[::-1] does) is at fault by name.
     pub fn render(&self, messages_json: &str, tools_json: &str, options: &Options) -> Result<Rendered, String> {
+        let work = AssertUnwindSafe(|| self.render_parsed(messages_json, tools_json, options));
+        catch_unwind(work)
+            .unwrap_or_else(|panic| Err(format!("{}: the template engine gave up: {}", self.name, reason_of(panic))))
+    }
+
+    fn render_parsed(&self, messages_json: &str, tools_json: &str, options: &Options) -> Result<Rendered, String> {
         let messages = messages::parse(messages_json)?;
         let tools = parse_tools(tools_json)?;
         let extra = parse_object(options.extra_json, "template variables")?;
