@@ -167,6 +167,12 @@ TEST(Parse, NotYaml) {
   EXPECT_NE(QKR_MESSAGE_OF(parse(deep)).find("must be YAML"), std::string::npos);
 }
 
+TEST(Parse, AnEscapeThatComesOutAsNoUtf8IsRefused) {
+  EXPECT_EQ(QKR_MESSAGE_OF(parse("model: {path: \"a\\_\"}\ndata: {train: [a, \"\\N\"]}\noutput: o\n")),
+            "c.yaml:1:15: model.path: must be UTF-8, got the string 'a\\xa0'\n"
+            "c.yaml:2:19: data.train: must be UTF-8, got the string '\\x85'");
+}
+
 // What a file that cannot be read lacks is not told, nor what an override does not find in it.
 TEST(Parse, AFileThatCannotBeReadIsOneProblem) {
   const std::vector<std::string> set = {"gate[0].min=3", "optim.lrr=1"};

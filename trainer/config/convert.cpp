@@ -95,6 +95,7 @@ struct ScalarReader {
     if (rule.logits_scaling) return read_scaling(node, value);
     if (!node.IsScalar() && !node.IsNull()) return refuse(node, "a string");
     const std::string text = node.IsNull() ? "" : node.Scalar();
+    if (!is_utf8(text)) return refuse(node, "UTF-8");  // yaml-cpp makes \_ and \N one byte each
     const std::vector<std::string>& words = rule.one_of;
     const auto allows = [&](const std::string& word) { return is_word(text, word); };
     if (!words.empty() && std::none_of(words.begin(), words.end(), allows)) {
