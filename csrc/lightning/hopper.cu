@@ -3,6 +3,7 @@
 #include <cudaTypedefs.h>
 
 #include "csrc/lightning/hopper_consumer.cuh"
+#include "csrc/lightning/hopper_mover.cuh"
 
 namespace qkr {
 namespace hopper {
@@ -23,6 +24,23 @@ __device__ inline void copy_empty_states(const Pass& pass, int block, int blocks
   }
 }
 
+template <class P>
+__device__ inline void init_barriers(uint32_t base) {
+  for (int stage = 0; stage < P::kStages; ++stage) {
+    mbarrier_init(P::full(base, stage), 1);
+    mbarrier_init(P::empty(base, stage), (P::kGroups + 1) * 4 + P::kGroups);  // one arrival a warp
+  }
+  for (int group = 0; group < P::kGroups; ++group) {
+    mbarrier_init(P::scores_ready(base, group), 4);
+    mbarrier_init(P::scores_free(base, group), P::kGroups * 4);
+    for (int buffer = 0; buffer < P::kOutBuffers; ++buffer) {
+      mbarrier_init(P::out_ready(base, group, buffer), 4);
+      mbarrier_init(P::out_free(base, group, buffer), 1);
+    }
+  }
+  mbarrier_publish_inits();
+}
+
 template <int kDim, bool kHiLo, int kPasses>
 __global__ void __launch_bounds__(Plan<kDim, kHiLo>::kThreads, Plan<kDim, kHiLo>::kBlocksPerSm)
     lightning_kernel(const __grid_constant__ Jobs<kPasses> jobs) {
@@ -30,35 +48,31 @@ __global__ void __launch_bounds__(Plan<kDim, kHiLo>::kThreads, Plan<kDim, kHiLo>
   using P = Plan<kDim, kHiLo>;
   extern __shared__ __align__(1024) uint8_t memory[];
   const uint32_t base = shared_address(memory);
-  auto* cuts = reinterpret_cast<Cut*>(memory + P::kCuts);
-  const Maps& maps = jobs.maps[blockIdx.x % kPasses];
-  const Pass& pass = jobs.pass[blockIdx.x % kPasses];
+  auto& tasks = *reinterpret_cast<Tasks<P::kStages>*>(memory + P::kTasks);
+  const Maps& maps = jobs.job[blockIdx.x % kPasses].maps;
+  const Pass& pass = jobs.job[blockIdx.x % kPasses].pass;
   const int block = blockIdx.x / kPasses, blocks = gridDim.x / kPasses, group = threadIdx.x / 128;
-  if (threadIdx.x / 32 == 0) cut_work(pass, block, blocks, reinterpret_cast<Extra*>(memory + P::kOut), cuts);
-  if (threadIdx.x == 32) {
-    for (int stage = 0; stage < P::kStages; ++stage) {
-      mbarrier_init(P::full(base, stage), 1);
-      mbarrier_init(P::empty(base, stage), P::kGroups * 4);  // one arrival a warp
-    }
-    for (int i = 0; i < P::kGroups; ++i) {
-      mbarrier_init(P::scores_ready(base, i), 4);
-      mbarrier_init(P::scores_free(base, i), P::kGroups * 4);
-    }
-    mbarrier_publish_inits();
-  }
-  if (threadIdx.x == 64 && pass.tokens > 0) {
+  if (threadIdx.x == 0) init_barriers<P>(base);
+  if (threadIdx.x == 32 && pass.tokens > 0) {
     for (const CUtensorMap* map : {&maps.q, &maps.k, &maps.v, &maps.o}) tma_prefetch_map(map);
   }
   clear_scores<P>(base);
   __syncthreads();
   copy_empty_states<kDim>(pass, block, blocks);
-  // the producer needs few registers, the consumers all they can get
-  if (group == P::kGroups) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kDim == 64 ? 32 : 24));
-    if (threadIdx.x % 128 == 0) produce<P>(maps, pass, cuts, base);
+  if (group < P::kGroups) {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(P::kConsumerRegisters));
+    Consumer<kDim, kHiLo>(pass, base, tasks, group).run();
+  } else if (group == P::kGroups) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(P::kMakerRegisters));
+    ScoreMaker<kDim, kHiLo>(pass, base, tasks).run();
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kDim == 64 ? 224 : 240));
-    Consumer<kDim, kHiLo>(maps, pass, base, group).run(cuts);
+    const int warp = threadIdx.x / 32 % 4;
+    // its room is what will be a buffer for output: nobody looks there for any before
+    if (warp == 0) cut_work(pass, block, blocks, reinterpret_cast<Extra*>(memory + P::kOut), tasks.cuts);
+    named_barrier(kMoverMeets, 128);
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(P::kMoverRegisters));
+    if (threadIdx.x % 128 == 0) bring_tiles<P>(maps, pass, base, tasks);
+    if (0 < warp && warp <= P::kGroups) take_out<P>(maps, pass, base, tasks, warp - 1);
   }
 #endif
 }
@@ -94,15 +108,17 @@ bool is_aligned(const HeadRows<Bf16>& rows) {
   return is_aligned(HeadRows<const Bf16>{rows.data, rows.token_stride, rows.head_stride});
 }
 
-bool encode(CUtensorMap* map, const HeadRows<const Bf16>& rows, int tokens, int heads, int dim) {
-  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(dim), static_cast<cuuint64_t>(heads),
-                               static_cast<cuuint64_t>(tokens)};
+// Axes: 64 columns, tokens, which 64 columns of a head, heads. A box is one chunk's tile, or all tiles of a head.
+bool encode(CUtensorMap* map, const HeadRows<const Bf16>& rows, int tokens, int heads, int dim, int tiles_in_box) {
+  const cuuint64_t sizes[4] = {64, static_cast<cuuint64_t>(tokens), static_cast<cuuint64_t>(dim / 64),
+                               static_cast<cuuint64_t>(heads)};
   const cuuint64_t token_bytes = rows.token_stride * sizeof(Bf16);
-  const cuuint64_t strides[2] = {heads > 1 ? rows.head_stride * sizeof(Bf16) : token_bytes, token_bytes};
-  const cuuint32_t box[3] = {64, 1, hopper::kChunk}, steps[3] = {1, 1, 1};
+  const cuuint64_t strides[3] = {token_bytes, 64 * sizeof(Bf16),
+                                 heads > 1 ? rows.head_stride * sizeof(Bf16) : token_bytes};
+  const cuuint32_t box[4] = {64, hopper::kChunk, static_cast<cuuint32_t>(tiles_in_box), 1}, steps[4] = {1, 1, 1, 1};
   // a head's row, and nothing of the next one's
   const auto promotion = dim == 64 ? CU_TENSOR_MAP_L2_PROMOTION_L2_128B : CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
-  return encoder()(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<Bf16*>(rows.data), sizes, strides, box, steps,
+  return encoder()(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, const_cast<Bf16*>(rows.data), sizes, strides, box, steps,
                    CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, promotion,
                    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
@@ -129,14 +145,14 @@ template <int kPasses>
 cudaError_t run(const Pass (&passes)[kPasses], cudaStream_t stream) {
   Jobs<kPasses> jobs{};
   for (int i = 0; i < kPasses; ++i) {
-    const Pass& p = jobs.pass[i] = passes[i];
+    const Pass& p = jobs.job[i].pass = passes[i];
     if (p.heads == 0 || p.sequences == 0) return cudaSuccess;
     if (p.tokens == 0) continue;
-    Maps& maps = jobs.maps[i];
-    if (!encode(&maps.q, p.q, p.tokens, p.heads / p.q_group, p.head_dim) ||
-        !encode(&maps.k, p.k, p.tokens, p.heads / p.k_group, p.head_dim) ||
-        !encode(&maps.v, p.v, p.tokens, p.heads / p.v_group, p.head_dim) ||
-        !encode(&maps.o, {p.o.data, p.o.token_stride, p.o.head_stride}, p.tokens, p.heads, p.head_dim)) {
+    Maps& maps = jobs.job[i].maps;
+    if (!encode(&maps.q, p.q, p.tokens, p.heads / p.q_group, p.head_dim, p.head_dim / 64) ||
+        !encode(&maps.k, p.k, p.tokens, p.heads / p.k_group, p.head_dim, p.head_dim / 64) ||
+        !encode(&maps.v, p.v, p.tokens, p.heads / p.v_group, p.head_dim, p.head_dim / 64) ||
+        !encode(&maps.o, {p.o.data, p.o.token_stride, p.o.head_stride}, p.tokens, p.heads, p.head_dim, 1)) {
       return cudaErrorNotSupported;
     }
   }

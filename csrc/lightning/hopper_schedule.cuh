@@ -32,9 +32,9 @@ struct Reach {
 // exact: for a state that is handed on.
 __device__ inline Reach reach_of(const Pass& pass, bool exact) {
   const bool is_hilo = pass.mode == LightningMode::kHiLo;
-  if (exact) return {16.635532f, 8.3177662f, is_hilo ? 0.37f : 0.47f};  // 2^-24, 2^-12
-  return is_hilo ? Reach{10.397208f, 6.2383246f, 0.38f}                 // 2^-15, 2^-9
-                 : Reach{7.6246190f, 1.3862944f, 0.43f};                // 2^-11, 2^-2
+  if (exact) return {16.635532f, 8.3177662f, is_hilo ? 0.43f : 0.54f};  // 2^-24, 2^-12
+  return is_hilo ? Reach{10.397208f, 6.2383246f, 0.44f}                 // 2^-15, 2^-9
+                 : Reach{7.6246190f, 1.3862944f, 0.50f};                // 2^-11, 2^-2
 }
 
 // The start of a block's piece: a head and a position. (heads, 0) is the end of all.
@@ -47,11 +47,11 @@ struct Segment {
   int head, sequence;     // sequence as in cu_seqlens
   int start, length;      // of the sequence, in time
   int warm, first, last;  // chunks
-  bool gives_state;       // the sequence ends in it, and its state is wanted
+  int gives_state;        // whether the sequence ends in it, and its state is wanted
 };
 
 __device__ inline float warmup_tokens(const Pass& pass, int head, const Reach& reach) {
-  return fminf(reach.all / pass.slopes[head], static_cast<float>(pass.tokens));
+  return fminf(__fdividef(reach.all, pass.slopes[head]), static_cast<float>(pass.tokens));
 }
 
 // In time, where the i-th sequence starts.
@@ -59,9 +59,13 @@ __device__ inline int sequence_start(const Pass& pass, int i) {
   return pass.reverse ? pass.tokens - pass.cu_seqlens[pass.sequences - i] : pass.cu_seqlens[i];
 }
 
-__device__ inline float warp_sum(float x) {
+// Two sums at once: a reduction is nothing but latency.
+__device__ inline float2 warp_sum(float2 x) {
 #pragma unroll
-  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
+  for (int step = 16; step > 0; step /= 2) {
+    x.x += __shfl_xor_sync(~0u, x.x, step);
+    x.y += __shfl_xor_sync(~0u, x.y, step);
+  }
   return x;
 }
 
@@ -90,21 +94,25 @@ __device__ inline void cut_work(const Pass& pass, int block, int block_count, Ex
     sum += extra.warmup;
     most = fmaxf(most, extra.warmup);
   }
-  sum = warp_sum(sum);
 #pragma unroll
-  for (int step = 16; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
-  // left of the root on a falling convex curve: Newton's steps only come closer
+  for (int step = 16; step > 0; step /= 2) {
+    sum += __shfl_xor_sync(~0u, sum, step);
+    most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
+  }
+  // The root of 1 / pieces(budget) - 1 / blocks, which is concave and, were all warm-ups equal, a straight line: from
+  // the left of it Newton's steps only come closer, and two or three do.
   float budget = fmaxf(most + tokens / blocks, sum / pass.heads + tokens * pass.heads / blocks), line = 0.f;
   for (int step = 0; step < 8; ++step) {
-    float value = 0.f, slope = 0.f;
+    float2 value{0.f, 0.f};  // pieces, and how fast they become fewer
     for (int head = lane; head < pass.heads; head += 32) {
       const float inverse = __fdividef(1.f, budget - room[head].warmup), pieces = (tokens + room[head].tail) * inverse;
-      value += pieces;
-      slope += pieces * inverse;
+      value.x += pieces;
+      value.y += pieces * inverse;
     }
-    line = warp_sum(value);
+    value = warp_sum(value);
+    line = value.x;
     if (line < blocks * 1.003f) break;
-    budget += (line - blocks) / warp_sum(slope);
+    budget += __fdividef((line - blocks) * line, blocks * value.y);
   }
   if (lane < 2) cuts[lane] = {pass.heads, 0};
   __syncwarp();
@@ -129,6 +137,7 @@ __device__ inline void cut_work(const Pass& pass, int block, int block_count, Ex
     }
     before = __shfl_sync(~0u, end, 31);
   }
+  __syncwarp();
 }
 
 // A block's segments, in time within a head.

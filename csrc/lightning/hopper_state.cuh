@@ -49,23 +49,34 @@ class State {
     }
   }
 
-  __device__ static void load_values(const Me& me, Values& values, uint32_t tiles) {
+  // Tokens [16 from, 16 to); 0 beyond the chunk's `length`.
+  template <int kFrom, int kTo>
+  __device__ static void load_values(const Me& me, Values& values, uint32_t tiles, int length) {
     const uint32_t tile = tiles + 2 * P::kTensor + me.group * kTileBytes, lane = me.thread % 32;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = kFrom; i < kTo; ++i) {
       const uint32_t row = 16 * i + lane % 8 + lane / 16 * 8, column = me.thread / 32 * 16 + lane / 8 % 2 * 8;
       load_transposed(values[i], tile + tile_offset(row, column));
     }
+    if (length == kChunk) return;
+#pragma unroll
+    for (int i = kFrom; i < kTo; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int left = length - (16 * i + j / 2 * 8 + me.column);
+        values[i][j] = left > 1 ? values[i][j] : left == 1 ? values[i][j] & 0xffff : 0;
+      }
+    }
   }
 
-  // Starts state += (values decayed to the chunk's end) k for half of the chunk's tokens. In high and low parts in
-  // either mode: rounding the decayed values once more would cost slow heads, whose outputs come from the state, a
+  // Starts state += (values decayed to the chunk's end) k for tokens [16 from, 16 to) of a chunk. In high and low parts
+  // in either mode: rounding the decayed values once more would cost slow heads, whose outputs come from the state, a
   // third of their accuracy.
-  template <int kHalf>
+  template <int kFrom, int kTo>
   __device__ void add(const Me& me, const Values& values, uint32_t tiles) {
     Values high, low;
-    decay_values<true, false, 2 * kHalf, 2 * kHalf + 2>(me, values, high, low, 1.f);
-    multiply<true, 2 * kHalf, 2 * kHalf + 2>(high, low, tiles);
+    decay_values<true, false, kFrom, kTo>(me, values, high, low, 1.f);
+    multiply<true, kFrom, kTo>(high, low, tiles);
   }
 
   // Starts a chunk of the warm-up: state += factor (values decayed to the chunk's end) k, in high and low parts or
@@ -73,7 +84,7 @@ class State {
   template <bool kSplit>
   __device__ void gather(const Me& me, uint32_t tiles, float factor) {
     Values values, high, low;
-    load_values(me, values, tiles);
+    load_values<0, 4>(me, values, tiles, kChunk);
     decay_values<kSplit, true, 0, 4>(me, values, high, low, factor);
     multiply<kSplit, 0, 4>(high, low, tiles);
   }

@@ -8,8 +8,6 @@
 
 namespace qkr::hopper {
 
-__device__ inline int length_of(const Segment& s, int chunk) { return min(kChunk, s.length - chunk * kChunk); }
-
 // Fragments: Note [Fragments] in wgmma.cuh; `row` and `column` are the r and c there.
 template <class P>
 class Warpgroup {
@@ -30,12 +28,7 @@ class Warpgroup {
   __device__ void meet() const { named_barrier(1 + group, 128); }
   __device__ bool leads() const { return thread % 32 == 0; }  // its warp
 
-  __device__ void enter_head(int head) {
-    length_ = 0;
-    const int ahead = thread - kChunk, age = pass.reverse ? -ahead : ahead;
-    store_float(score_decays() + thread * 4,
-                age >= 0 ? pass.intra * expf(-slope_of(head) * age) : 0.f);  // set_decays meets
-  }
+  __device__ void enter_head() { length_ = 0; }
 
   // For each row of a chunk of this length: what the entering state's part of its output, and its part of the leaving
   // state, are multiplied by. The length changes only at a sequence's end.
@@ -58,8 +51,6 @@ class Warpgroup {
   // Of rows (or columns) i and i + 1.
   __device__ float2 out_decays(int i) const { return load_pair(decays_ + i * 4); }
   __device__ float2 value_decays(int i) const { return load_pair(decays_ + (kChunk + i) * 4); }
-  // A float for each difference of row and column; difference 0 is number kChunk.
-  __device__ uint32_t score_decays() const { return decays_ + 2 * kChunk * sizeof(float); }
 
  private:
   const uint32_t decays_;

@@ -128,6 +128,42 @@ TEST_P(LightningStates, SteepAndFlatSlopesStayFinite) {
   }
 }
 
+// Outputs, states and gradients of documents 0, 2, ...: what their neighbours hold must not matter, not even as zero
+// times it.
+std::vector<Tensor> of_every_other_document(const LightningCase& c, bool accurate) {
+  const Tensor q = c.q.detach().requires_grad_(true), k = c.k.detach().requires_grad_(true),
+               v = c.v.detach().requires_grad_(true);
+  const auto [o, state] = lightning_attention(q, k, v, c.slopes, c.cu_seqlens(), c.initial, c.options(accurate));
+  const Tensor ones = at::ones_like(o);
+  const auto grads = torch::autograd::grad({o}, {q, k, v}, {ones});
+  std::vector<Tensor> out;
+  for (int64_t s = 0; s + 1 < static_cast<int64_t>(c.offsets.size()); s += 2) {
+    const int64_t begin = c.offsets[s], count = c.offsets[s + 1] - begin;
+    for (const Tensor& t : {o.detach(), grads[0], grads[1], grads[2]}) out.push_back(t.narrow(0, begin, count));
+    out.push_back(state.detach()[s]);
+  }
+  return out;
+}
+
+TEST_P(LightningStates, ADocumentOfNansStaysAlone) {
+  if (!on_cuda()) GTEST_SKIP() << "of the kernels; the composite multiplies what is masked by 0";
+  for (const int64_t dim : {64, 128}) {
+    for (const auto& [dtype, accurate] : {std::pair{at::kFloat, true}, {at::kBFloat16, true}, {at::kBFloat16, false}}) {
+      const LightningCase c = random_case({0, 37, 200, 300, 365}, {.dim = dim}, true, 11).as(dtype, device());
+      LightningCase spoilt = c;
+      for (Tensor* t : {&spoilt.q, &spoilt.k, &spoilt.v}) {
+        *t = t->clone();
+        t->narrow(0, 37, 163).fill_(std::nan(""));
+        t->narrow(0, 300, 65).fill_(INFINITY);
+      }
+      const auto want = of_every_other_document(c, accurate), got = of_every_other_document(spoilt, accurate);
+      for (size_t i = 0; i < want.size(); ++i) {
+        EXPECT_TRUE(same_bytes(got[i], want[i])) << "tensor " << i << " dim " << dim << " accurate " << accurate;
+      }
+    }
+  }
+}
+
 TEST_P(LightningStates, TinyAndHugeValuesKeepTheirAccuracy) {
   const auto sizes = {1e-12, 1e9};
   for (size_t i = 0; i < 2 * dims().size(); ++i) {
