@@ -113,7 +113,7 @@ class Consumer {
     if (me_.leads()) mbarrier_arrive(P::empty(me_.base, ring.stage));
   }
 
-  // Waits for the state and gives the chunk's tiles back to the producer.
+  // Waits for the state and gives the chunk's tiles back to the mover.
   __device__ void finish_chunk() {
     wgmma_wait<0>();
     state_.pin();

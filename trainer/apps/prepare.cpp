@@ -47,9 +47,10 @@ void check_kernels(const Prepared& p) {
 LoadWatch load_lines(Console& console) {
   return [&console, next = 10.0](const LoadProgress& p) mutable {
     constexpr int64_t kLarge = 1 << 20;  // a row that takes its while by itself
-    const std::string text = concat("data     ", group_digits(p.rows_done), " of ", group_digits(p.rows), " rows tokenised in ", human_seconds(p.seconds), ", ",
-                                    human_bytes(p.bytes_done), " of ", human_bytes(p.bytes),
-                                    p.largest_bytes < kLarge ? "" : concat("; at work on ", p.largest, ", one row of ", human_bytes(p.largest_bytes)));
+    const std::string at_work =
+        p.largest_bytes < kLarge ? "" : concat("; at work on ", p.largest, ", one row of ", human_bytes(p.largest_bytes));
+    const std::string text = concat("data     ", group_digits(p.rows_done), " of ", group_digits(p.rows), " rows tokenised in ",
+                                    human_seconds(p.seconds), ", ", human_bytes(p.bytes_done), " of ", human_bytes(p.bytes), at_work);
     console.status(text);
     if (p.seconds < next) return;
     console.line(text);
