@@ -60,7 +60,8 @@ test: configure
 	@ctest --test-dir $(BUILD) --output-on-failure
 
 # Not e2e and bench: they run the programs, whose parts are tested here. Leaks are not looked for: Torch's tables never go.
-ASAN_ROOMS ?= core io hf config data ops model optim restore probe checkpoint loop report hooks
+# Not hooks: built like this it asks for type information that Torch does not export.
+ASAN_ROOMS ?= core io hf config data ops model optim restore probe checkpoint loop report
 test-asan: build-asan/build.ninja
 	@ninja -C build-asan -j $(JOBS) $(ASAN_ROOMS:%=test_%) fuzz
 	@ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 ctest --test-dir build-asan --output-on-failure \
