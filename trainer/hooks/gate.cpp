@@ -5,6 +5,7 @@
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
 #include "trainer/hooks/restore_every.h"
+#include "trainer/hooks/resumed_rows.h"
 #include "trainer/io/json_lines.h"
 
 namespace qkr {
@@ -24,7 +25,7 @@ GateHook::GateHook(const RunConfig& config, const Snapshot& snapshot, RecallProb
                    GateOutcome& outcome, Console& console)
     : config_(config), snapshot_(snapshot), probe_(probe), folder_(config.output), requests_(requests), outcome_(outcome), console_(console),
       end_is_restored_(config.qk_restore.method != "none" && probes_at(config.probe, "restored")) {
-  keep_lines_while(folder_ / "restores.jsonl", [&](const nlohmann::json& row) { return row.value("step", 0.0) <= static_cast<double>(resumed_step); });
+  keep_rows_up_to(folder_ / "restores.jsonl", resumed_step);
   read_log();
 }
 

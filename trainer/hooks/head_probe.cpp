@@ -7,6 +7,7 @@
 
 #include "trainer/core/error.h"
 #include "trainer/core/text.h"
+#include "trainer/hooks/resumed_rows.h"
 #include "trainer/io/json_lines.h"
 
 namespace qkr {
@@ -25,7 +26,7 @@ HeadProbe::HeadProbe(const Decoder& decoder, TextCodec codec, std::filesystem::p
   // "end" and "restored" belong to a finished run; a resumed one measures them anew.
   keep_lines_while(file_, [&](const nlohmann::json& row) {
     const std::string stage = row.value("stage", "");
-    return resumed_step > 0 && row.value("step", 0.0) <= static_cast<double>(resumed_step) && stage != "end" && stage != "restored";
+    return resumed_step > 0 && is_up_to_step(row, resumed_step) && stage != "end" && stage != "restored";
   });
 }
 

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "trainer/core/text.h"
+#include "trainer/hooks/resumed_rows.h"
 
 namespace qkr {
 namespace {
@@ -30,7 +31,7 @@ std::string step_line(const StepReport& report) {
 LogHook::LogHook(const LogConfigSection& config, const std::filesystem::path& folder, int64_t resumed_step, Console& console)
     : config_(config), console_(console) {
   const auto file = folder / "log.jsonl";
-  keep_lines_while(file, [&](const nlohmann::json& row) { return row.value("step", 0.0) <= static_cast<double>(resumed_step); });
+  keep_rows_up_to(file, resumed_step);
   rows_ = std::make_unique<JsonLinesWriter>(file);
   if (config.tensorboard) {
     const auto resumed = resumed_step > 0 ? std::optional<int64_t>(resumed_step + 1) : std::nullopt;

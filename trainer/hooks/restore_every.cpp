@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "trainer/core/text.h"
+#include "trainer/hooks/resumed_rows.h"
 #include "trainer/hooks/state_hooks.h"
 #include "trainer/io/json_lines.h"
 #include "trainer/optim/adamw.h"
@@ -42,7 +43,7 @@ std::string line_of(const RestoreReport& report, const std::string& moments) {
 RestoreEveryHook::RestoreEveryHook(const RestoreConfigSection& config, const Snapshot& snapshot, std::filesystem::path rows, int64_t resumed_step,
                                    Console& console, const Requests* requests)
     : config_(config), every_(restore_interval(config)), snapshot_(snapshot), rows_(std::move(rows)), console_(console), requests_(requests) {
-  keep_lines_while(rows_, [&](const nlohmann::json& row) { return row.value("step", 0.0) <= static_cast<double>(resumed_step); });
+  keep_rows_up_to(rows_, resumed_step);
 }
 
 void RestoreEveryHook::after_step(const StepReport& report, TrainState& state) {
